@@ -1,0 +1,300 @@
+"""The rows that the store keeps and the writes it takes, as plain frozen values.
+
+Storage knows no workflows: ids, statuses and event types are texts here. Every `at` is an
+aware UTC datetime. A write is data, so that several which must agree travel in one transaction.
+Pure.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+
+@dataclass(frozen=True, slots=True)
+class EventRecord:
+    """One fact of a run. `data` is compact JSON; `seq` counts from 1 without gaps."""
+
+    run: str
+    seq: int
+    at: datetime
+    type: str
+    version: int
+    data: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunRow:
+    """The head of a run: a fold of its events, kept so that lists are fast."""
+
+    run: str
+    repository: str  # "" for a local run
+    workflow: str  # id
+    name: str  # what people see
+    status: str
+    reason: str
+    trigger_type: str
+    ref: str  # full ref, "" where none
+    commit: str  # 40 hex digits, "" where none
+    queued_at: datetime
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    seq: int = 0  # of the last event; kept by the store
+
+
+@dataclass(frozen=True, slots=True)
+class TriggerRow:
+    """Why something started or did not. `verdict` is `run` or the reason it did not run
+    (overlap, not_matched, broken, queue_full, ...); `cause` is compact JSON for people."""
+
+    key: str
+    repository: str
+    workflow: str
+    at: datetime
+    verdict: str
+    run: str | None
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
+class RefRow:
+    """The n-th observed move of a ref; `oid` None: deleted. A tag's oid is its own object's."""
+
+    repository: str
+    ref: str
+    n: int
+    oid: str | None
+    seen_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class RepositoryRow:
+    """`applied` counts the applied definitions of the served branch; 0: none yet.
+    `problem` is the last failure of a fetch or reconcile, "" after a success."""
+
+    repository: str
+    url: str  # without credentials
+    branch: str  # full ref of the served branch, "" before the first fetch
+    applied: int = 0
+    applied_commit: str = ""
+    applied_at: datetime | None = None
+    fetched_at: datetime | None = None
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DefinitionRow:
+    """The last good definition of a workflow on a ref, and where it stands.
+
+    `live_from`: only slots after it exist. A stale one has `problems` (one `path:line:column:
+    message` a line) of the newer file at `problem_commit`; it runs wholly at `commit`.
+    """
+
+    repository: str
+    ref: str
+    workflow: str
+    path: str
+    commit: str
+    blob: str
+    base_blob: str
+    live_from: datetime
+    problem_commit: str = ""
+    problems: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class EntryRow:
+    """What the loader found in a blob, as JSON of its own making; keyed so that a new loader
+    version or base file reads again."""
+
+    blob: str
+    base_blob: str
+    path: str
+    loader: int
+    entry: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryRow:
+    """One authenticated webhook delivery. `headers` (JSON) holds no secret. `ref` and `after` are
+    what the sender says: hints, never the truth."""
+
+    delivery: str  # our own id
+    repository: str
+    provider: str
+    event: str
+    received_at: datetime
+    digest: str  # sha256 of the signed bytes
+    verdict: str  # accepted, ignored, ping
+    reason: str = ""
+    sender_id: str = ""  # the forge's delivery id: shown, never trusted
+    actor: str = ""
+    ref: str = ""
+    after: str = ""
+    headers: str = "{}"
+    size_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class OwedRow:
+    """Work that a fact owes. Who pays reads the present truth, acts, and deletes the row only
+    where `version` is unchanged."""
+
+    kind: str
+    key: str
+    version: int
+    not_before: datetime
+    tries: int
+    last_error: str
+
+
+# Writes. Those of one call to `Store.write` happen all or not at all, in their order.
+
+
+@dataclass(frozen=True, slots=True)
+class Append:
+    """Add `records` after `after` (0: a new run) and replace the head. Conflict if the run has
+    another last seq."""
+
+    run: str
+    after: int
+    records: tuple[EventRecord, ...]
+    head: RunRow
+
+
+@dataclass(frozen=True, slots=True)
+class PutValues:
+    """Keep real values that steps pass on: (scope, name, value), replacing equal (scope, name)."""
+
+    run: str
+    values: tuple[tuple[str, str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PutSource:
+    """Keep a text under its sha256; a second time changes nothing."""
+
+    sha256: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class PutTrigger:
+    """Duplicate if the key is there already."""
+
+    row: TriggerRow
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """Conflict unless the stored n of the ref is `row.n - 1` (a ref never seen has 0)."""
+
+    row: RefRow
+
+
+@dataclass(frozen=True, slots=True)
+class PutRepository:
+    """Insert or replace everything but `applied`, `applied_commit` and `applied_at`."""
+
+    row: RepositoryRow
+
+
+@dataclass(frozen=True, slots=True)
+class RaiseApplied:
+    """Conflict unless the stored `applied` is `to - 1`."""
+
+    repository: str
+    to: int
+    commit: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class RequireApplied:
+    """Conflict unless the stored `applied` is `n`."""
+
+    repository: str
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
+class RequireRoom:
+    """Busy if `limit` or more runs of the workflow have one of `statuses` (limit 0: no limit)."""
+
+    repository: str
+    workflow: str
+    statuses: tuple[str, ...]
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class PutDefinition:
+    row: DefinitionRow
+
+
+@dataclass(frozen=True, slots=True)
+class DropDefinition:
+    repository: str
+    ref: str
+    workflow: str
+
+
+@dataclass(frozen=True, slots=True)
+class PutEntry:
+    row: EntryRow
+
+
+@dataclass(frozen=True, slots=True)
+class PutDelivery:
+    """Duplicate if the repository has a delivery of this digest already."""
+
+    row: DeliveryRow
+
+
+@dataclass(frozen=True, slots=True)
+class Owe:
+    """Insert, or raise `version` by one, set `tries` to 0 and bring `not_before` forward."""
+
+    kind: str
+    key: str
+    not_before: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Pay:
+    """Delete the owed row if it still has `version`; else leave it."""
+
+    kind: str
+    key: str
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Postpone:
+    """Count a try of the owed row, if it still has `version`, and set when to try again."""
+
+    kind: str
+    key: str
+    version: int
+    not_before: datetime
+    error: str
+
+
+Write = (
+    Append
+    | PutValues
+    | PutSource
+    | PutTrigger
+    | Move
+    | PutRepository
+    | RaiseApplied
+    | RequireApplied
+    | RequireRoom
+    | PutDefinition
+    | DropDefinition
+    | PutEntry
+    | PutDelivery
+    | Owe
+    | Pay
+    | Postpone
+)

@@ -1,0 +1,322 @@
+"""The routes of `/api/v1`: start, list and show runs, their logs, and what is scheduled.
+
+Translates between HTTP and the store; decides nothing about runs. `edge` has checked the token
+before any of these is called. One rule: an error names the place, the value and the remedy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from difflib import get_close_matches
+
+from pydantic import ValidationError
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from runner.control import intake
+from runner.engine import summary
+from runner.engine.events import Event, Launched
+from runner.language import params
+from runner.language.model import Param
+from storage.records import DefinitionRow, RepositoryRow
+from webhook import log_stream, schemas
+from webhook.body import read_capped
+from webhook.doors import Doors, ScheduleLine
+from webhook.edge import note
+from webhook.problems import Problem
+
+MAX_BODY_BYTES = 1024 * 1024
+MAX_LIMIT = 200
+_Endpoint = Callable[[Doors, Request], Awaitable[Response]]
+
+
+def routes(doors: Doors) -> list[Route]:
+    def route(path: str, **endpoints: _Endpoint) -> Route:
+        async def call(request: Request) -> Response:
+            method = "GET" if request.method == "HEAD" else request.method
+            try:
+                return await endpoints[method](doors, request)
+            except schemas.BadDocument as error:
+                raise Problem(400, str(error), place=error.place, value=error.value) from error
+
+        return Route(f"/api/v1/{path}", call, methods=list(endpoints))
+
+    return [
+        route("runs", GET=_list_runs, POST=_start_run),
+        route("runs/{run}", GET=_show_run),
+        route("runs/{run}/log", GET=_log),
+        route("workflows", GET=_workflows),
+        route("repositories", GET=_repositories),
+        route("triggers", GET=_triggers),
+        route("version", GET=_version),
+    ]
+
+
+async def _version(doors: Doors, request: Request) -> Response:
+    return JSONResponse({"version": doors.version})
+
+
+async def _start_run(doors: Doors, request: Request) -> Response:
+    """201 with the run; the same Idempotency-Key answers the same run again."""
+    body = await read_capped(request, MAX_BODY_BYTES)
+    asked = _asked(schemas.decode_json(body))
+    key = request.headers.get("idempotency-key")
+    if key is not None and not 0 < len(key) <= 200:
+        raise Problem(
+            400,
+            "an Idempotency-Key has 1 to 200 characters",
+            place="header Idempotency-Key",
+            value=key,
+        )
+    given = _params(asked)
+    try:
+        row = await doors.start(
+            asked.repository, asked.workflow, params=given, actor="api", request=key
+        )
+    except intake.NotStarted as error:
+        raise _refusal(error) from error
+    note(request, run=row.run, workflow=row.workflow)
+    return JSONResponse(
+        schemas.run_document(row), 201, headers={"Location": f"/api/v1/runs/{row.run}"}
+    )
+
+
+def _asked(document: object) -> schemas.StartRun:
+    try:
+        return schemas.StartRun.model_validate(document)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        place = ".".join(str(part) for part in first["loc"]) or "body"
+        raise Problem(
+            400,
+            f"{place}: {first['msg']}",
+            place=place,
+            remedy='send {"workflow": "ID", "repository": "NAME", "params": {"KEY": "value"}}; '
+            "only workflow is needed",
+        ) from error
+
+
+def _params(asked: schemas.StartRun) -> tuple[Param, ...]:
+    match asked.params:
+        case None:
+            return ()
+        case str() as text:
+            try:
+                return tuple(params.parse(text))
+            except params.ParamError as error:
+                raise schemas.BadDocument("params", str(error), value=text) from error
+        case given:
+            return schemas.params_of(given)
+
+
+def _refusal(error: intake.NotStarted) -> Problem:
+    match error:
+        case intake.UnknownWorkflow():
+            return Problem(404, str(error), remedy="GET /api/v1/workflows lists them")
+        case intake.UnfitParams():
+            return Problem(422, str(error), place="params")
+        case intake.QueueFull():
+            return Problem(429, str(error), headers={"Retry-After": "60"})
+        case _:
+            return Problem(409, str(error))
+
+
+async def _list_runs(doors: Doors, request: Request) -> Response:
+    query = _query(request, {"workflow", "repository", "status", "commit", "limit", "cursor"})
+    statuses = _statuses(request)
+    limit = _number(query, "limit", default=50, least=1, most=MAX_LIMIT)
+    cursor = query.get("cursor")
+    rows = await doors.store.runs(
+        repository=query.get("repository"),
+        workflow=query.get("workflow"),
+        statuses=statuses or None,
+        commit=query.get("commit"),
+        before=schemas.read_cursor(cursor) if cursor else None,
+        limit=limit + 1,  # one more tells whether there is a next page
+    )
+    page = rows[:limit]
+    following = schemas.cursor_of(page[-1]) if len(rows) > limit else None
+    return JSONResponse({"runs": [schemas.run_document(row) for row in page], "next": following})
+
+
+def _statuses(request: Request) -> tuple[str, ...]:
+    given = [s for text in request.query_params.getlist("status") for s in text.split(",") if s]
+    for status in given:
+        if status not in schemas.RUN_STATUSES:
+            raise Problem(
+                400,
+                f'"{status}" is not the status of a run',
+                place="query status",
+                value=status,
+                remedy="use " + ", ".join(schemas.RUN_STATUSES),
+            )
+    return tuple(given)
+
+
+async def _show_run(doors: Doors, request: Request) -> Response:
+    events = await _events(doors, request.path_params["run"])
+    return JSONResponse(summary.build(events))
+
+
+async def _events(doors: Doors, run: str) -> list[Event]:
+    events = await log_stream.events_of(doors, run)
+    if not events:
+        raise Problem(
+            404,
+            f'there is no run "{run}"',
+            place="path",
+            value=run,
+            remedy="`dagmill runs` lists them",
+        )
+    return events
+
+
+async def _log(doors: Doors, request: Request) -> Response:
+    """The bytes of one attempt's log; with `follow=true` until the attempt is over."""
+    query = _query(request, {"step", "attempt", "offset", "follow"})
+    run, step = request.path_params["run"], query.get("step", "")
+    number = _number(query, "attempt", default=0, least=1, most=10**6) or None
+    offset = _number(query, "offset", default=0, least=0, most=2**62)
+    follow = query.get("follow", "false")
+    if follow not in ("true", "false"):
+        raise Problem(400, "follow is true or false", place="query follow", value=follow)
+    events = await _events(doors, run)
+    if not step:
+        raise Problem(
+            400,
+            "say which step's log is wanted",
+            place="query step",
+            remedy=f"use one of: {', '.join(_steps(events)) or 'none has started yet'}",
+        )
+    attempt = log_stream.attempt_of(events, step, number=number)
+    if attempt.number is None and (attempt.over or follow == "false"):
+        raise _no_log(run, step, known=_steps(events))
+    if follow == "true":
+        stream = log_stream.follow(doors, run, step=step, attempt=number, offset=offset)
+    else:
+        path = await doors.log_path(run, step, attempt.number)
+        if path is None:
+            raise _no_log(run, step, known=_steps(events))
+        stream = log_stream.read(path, offset=offset)
+    return StreamingResponse(stream, media_type="text/plain; charset=utf-8")
+
+
+def _steps(events: list[Event]) -> list[str]:
+    return list(dict.fromkeys(e.step for e in events if isinstance(e, Launched)))
+
+
+def _no_log(run: str, step: str, *, known: list[str]) -> Problem:
+    near = get_close_matches(step, known, 1)
+    hint = f'; did you mean "{near[0]}"?' if near and near[0] != step else ""
+    return Problem(
+        404,
+        f'step "{step}" of run {run} has no log{hint}',
+        place="query step",
+        value=step,
+        remedy="these steps have one: " + (", ".join(known) or "none has started"),
+    )
+
+
+async def _workflows(doors: Doors, request: Request) -> Response:
+    query = _query(request, {"repository"})
+    lines = doors.schedules()
+    documents = [
+        _workflow_document(row, lines)
+        for repository in await _chosen(doors, query.get("repository"))
+        for _, row in sorted((await _definitions(doors, repository)).items())
+    ]
+    return JSONResponse({"workflows": documents})
+
+
+async def _definitions(doors: Doors, row: RepositoryRow) -> dict[str, DefinitionRow]:
+    return await doors.store.definitions(row.repository, row.branch)
+
+
+def _workflow_document(row: DefinitionRow, lines: Sequence[ScheduleLine]) -> dict[str, object]:
+    own = [x for x in lines if (x.repository, x.workflow) == (row.repository, row.workflow)]
+    return {
+        "repository": row.repository,
+        "workflow": row.workflow,
+        "name": own[0].name if own else row.workflow,
+        "path": row.path,
+        "commit": row.commit,
+        "schedules": [
+            {"schedule": x.schedule, "zone": x.zone, "next_at": schemas.instant(x.next_at)}
+            for x in own
+        ],
+        "stale": bool(row.problems),
+        "problem_commit": row.problem_commit,
+        "problems": row.problems.splitlines(),
+    }
+
+
+async def _repositories(doors: Doors, request: Request) -> Response:
+    _query(request, set())
+    rows = await doors.store.repositories()
+    return JSONResponse({"repositories": [schemas.repository_document(row) for row in rows]})
+
+
+async def _triggers(doors: Doors, request: Request) -> Response:
+    query = _query(request, {"repository", "workflow", "limit"})
+    limit = _number(query, "limit", default=50, least=1, most=MAX_LIMIT)
+    rows = [
+        trigger
+        for repository in await _chosen(doors, query.get("repository"))
+        for trigger in await doors.store.triggers(
+            repository=repository.repository, workflow=query.get("workflow"), limit=limit
+        )
+    ]
+    rows.sort(key=lambda row: row.at, reverse=True)
+    return JSONResponse({"triggers": [schemas.trigger_document(row) for row in rows[:limit]]})
+
+
+async def _chosen(doors: Doors, name: str | None) -> list[RepositoryRow]:
+    """The named repository, or all."""
+    rows = await doors.store.repositories()
+    if name is None:
+        return rows
+    chosen = [row for row in rows if row.repository == name]
+    if not chosen:
+        names = [row.repository for row in rows]
+        raise Problem(
+            404,
+            f'no repository is called "{name}"',
+            place="query repository",
+            value=name,
+            remedy="use one of: " + ", ".join(names),
+        )
+    return chosen
+
+
+def _query(request: Request, known: set[str]) -> dict[str, str]:
+    """The query parameters; one that the route does not know is an error, never ignored."""
+    given = dict(request.query_params)
+    for name in given:
+        if name not in known:
+            near = get_close_matches(name, known, 1)
+            raise Problem(
+                400,
+                f'this route has no query parameter "{name}"',
+                place="query",
+                value=name,
+                remedy=f'did you mean "{near[0]}"?'
+                if near
+                else "use only: " + (", ".join(sorted(known)) or "none"),
+            )
+    return given
+
+
+def _number(query: dict[str, str], name: str, *, default: int, least: int, most: int) -> int:
+    text = query.get(name)
+    if text is None:
+        return default
+    number = int(text) if text.isascii() and text.isdigit() and len(text) < 20 else -1
+    if not least <= number <= most:
+        raise Problem(
+            400,
+            f"{name} is a whole number from {least} to {most}",
+            place=f"query {name}",
+            value=text,
+        )
+    return number

@@ -1,0 +1,91 @@
+"""What assembly hands to the HTTP door: plain values and the few functions it may call.
+
+Knows no route. Everything that an endpoint needs to read or to start comes through `Doors`, so
+that an endpoint reads no setting and no environment. One rule: nothing here is optional to
+security; the token, the secrets and the host names have no defaults.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Protocol
+
+from runner.language.model import Param
+from storage.records import RunRow
+from storage.store import Store
+
+
+class ScheduleLine(Protocol):
+    """One live schedule of one workflow; a workflow with three schedules has three lines."""
+
+    @property
+    def repository(self) -> str: ...
+
+    @property
+    def workflow(self) -> str: ...
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def schedule(self) -> str:
+        """The five fields as written."""
+
+    @property
+    def zone(self) -> str:
+        """IANA name."""
+
+    @property
+    def next_at(self) -> datetime | None:
+        """The next slot, aware UTC."""
+
+
+class StartByHand(Protocol):
+    """Starts a run because a person or a program asked.
+
+    A second call with the same `request` answers the run of the first. Raises an error whose
+    message is meant for the caller where the workflow cannot be started.
+    """
+
+    async def __call__(
+        self,
+        repository: str | None,
+        workflow: str,
+        *,
+        params: Sequence[Param],
+        actor: str,
+        request: str | None,
+    ) -> RunRow: ...
+
+
+@dataclass(frozen=True)
+class Doors:
+    """What the app may use.
+
+    `hook_secrets`: repository → its secrets, more than one while they are rotated; none: hooks
+    are refused. `repositories`: name → URL, path or `owner/name`. `nudge(repository)` means
+    "look now" and may be called at any time, any number of times. `log_path(run, step,
+    attempt)`: the file with the attempt's output (attempt None: the newest), or None.
+    `hosts`: names that a Host header may hold, without port. `closing` is set when the service
+    stops: open streams end at once. `own_refs`: full refs that only this service pushes.
+    """
+
+    store: Store
+    clock: Callable[[], datetime]
+    token: str
+    hook_secrets: Mapping[str, tuple[bytes, ...]]
+    repositories: Mapping[str, str]
+    nudge: Callable[[str], None]
+    start: StartByHand
+    log_path: Callable[[str, str, int | None], Awaitable[Path | None]]
+    schedules: Callable[[], Sequence[ScheduleLine]]
+    hosts: tuple[str, ...]
+    version: str
+    ready: Callable[[], bool]
+    closing: asyncio.Event = field(default_factory=asyncio.Event)
+    own_refs: frozenset[str] = frozenset({"refs/heads/dagmill/status"})
+    max_hook_bytes: int = 5 * 1024 * 1024

@@ -1,0 +1,100 @@
+"""A step's log as a stream of bytes: what is there, and, if followed, what comes.
+
+Knows files that only grow, and the facts that say when one is complete. The step writes its
+file itself, so growth is found by looking; the end is found by a fact of the run. One rule: a
+stream ends at once when the service stops or the reader goes away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from runner.engine import journal
+from runner.engine.events import Cancelled, Ended, Event, Finished, Launched, Skipped
+from webhook.doors import Doors
+
+CHUNK_BYTES = 64 * 1024
+LOOK_S = 0.2  # how late a follower may see new output
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """Where an attempt of a step stands. `number` None: none was launched yet."""
+
+    number: int | None
+    over: bool  # its log does not grow any more
+
+
+def attempt_of(events: Sequence[Event], step: str, *, number: int | None) -> Attempt:
+    """The attempt `number` of `step`, or its newest one."""
+    run_over = any(isinstance(e, Finished) for e in events)
+    if number is None:
+        launched = [e.attempt for e in events if isinstance(e, Launched) and e.step == step]
+        number = max(launched, default=None)
+    if number is None:
+        never = any(isinstance(e, Skipped | Cancelled | Ended) and e.step == step for e in events)
+        return Attempt(None, over=run_over or never)
+    ended = any(isinstance(e, Ended) and (e.step, e.attempt) == (step, number) for e in events)
+    return Attempt(number, over=run_over or ended)
+
+
+async def events_of(doors: Doors, run: str) -> list[Event]:
+    return [journal.event(record) for record in await doors.store.events(run)]
+
+
+async def read(path: Path, *, offset: int) -> AsyncIterator[bytes]:
+    """The file from `offset` to its present end. A file that is not there has no bytes."""
+    while chunk := await asyncio.to_thread(_read, path, offset):
+        offset += len(chunk)
+        yield chunk
+
+
+async def follow(
+    doors: Doors, run: str, *, step: str, attempt: int | None, offset: int
+) -> AsyncIterator[bytes]:
+    """Like `read`, and on until the attempt is over; waits for it where it was not launched."""
+    changed = asyncio.Event()
+    stop_listening = doors.store.listen(f"run:{run}", changed.set)
+    path: Path | None = None
+    try:
+        while not doors.closing.is_set():
+            changed.clear()
+            # Asked before the file is read: what was written before the end is then read too.
+            now = attempt_of(await events_of(doors, run), step, number=attempt)
+            attempt = now.number
+            if path is None and attempt is not None:
+                path = await doors.log_path(run, step, attempt)
+            while True:
+                if path is not None:
+                    async for chunk in read(path, offset=offset):
+                        offset += len(chunk)
+                        yield chunk
+                if now.over:
+                    return
+                if await _woken(changed, doors.closing):
+                    break
+    finally:
+        stop_listening()
+
+
+async def _woken(changed: asyncio.Event, closing: asyncio.Event) -> bool:
+    """Wait until there is reason to look; True if it is a fact and not only time."""
+    waiting = [asyncio.ensure_future(changed.wait()), asyncio.ensure_future(closing.wait())]
+    try:
+        await asyncio.wait(waiting, timeout=LOOK_S, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for future in waiting:
+            future.cancel()
+    return changed.is_set() or closing.is_set()
+
+
+def _read(path: Path, offset: int) -> bytes:
+    try:
+        with path.open("rb") as file:
+            file.seek(offset)
+            return file.read(CHUNK_BYTES)
+    except FileNotFoundError:
+        return b""  # not created yet, or cleaned away

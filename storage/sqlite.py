@@ -156,7 +156,7 @@ class SqliteStore:
                     future.set_exception(error)
         for topic in touched:
             for listener in self._listeners.get(topic, ()):
-                listener.wake(self._attached())
+                listener.wake()
 
     def listen(self, topic: str, callback: Callable[[], None]) -> Callable[[], None]:
         listener = _Listener(callback)
@@ -330,10 +330,11 @@ class _Listener:
         self._due = False
         self.ended = False
 
-    def wake(self, loop: asyncio.AbstractEventLoop) -> None:
+    def wake(self) -> None:
+        """In the loop."""
         if not self._due:
             self._due = True
-            loop.call_soon(self._call)
+            asyncio.get_running_loop().call_soon(self._call)
 
     def _call(self) -> None:
         self._due = False

@@ -15,7 +15,9 @@ from webhook.problems import Problem
 DEADLINE_S = 30.0
 
 
-async def read_capped(request: Request, limit_bytes: int, *, deadline_s: float = DEADLINE_S) -> bytes:
+async def read_capped(
+    request: Request, limit_bytes: int, *, deadline_s: float = DEADLINE_S
+) -> bytes:
     """The whole body. Problem 413 above `limit_bytes`, 408 if it does not arrive in time."""
     declared = request.headers.get("content-length", "")
     if declared.isascii() and declared.isdigit() and _exceeds(declared, limit_bytes):

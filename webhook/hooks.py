@@ -35,7 +35,14 @@ from webhook.providers.base import (
 
 ACCEPTED, IGNORED, PING = "accepted", "ignored", "ping"
 # Kept with a delivery, for people. No header that can hold a secret or a signature.
-_KEPT_HEADERS = ("user-agent", "content-type", "x-github-event", "x-github-delivery", "x-github-hook-id")
+_KEPT_HEADERS = (
+    "user-agent",
+    "content-type",
+    "x-github-event",
+    "x-github-delivery",
+    "x-github-hook-id",
+)
+
 
 def routes(doors: Doors) -> list[Route]:
     async def receive(request: Request) -> Response:
@@ -163,7 +170,9 @@ def _delivery(
     request: Request,
 ) -> DeliveryRow:
     verdict, reason = _judge(doors, hook)
-    kept = {name: clip(request.headers[name], 200) for name in _KEPT_HEADERS if name in request.headers}
+    kept = {
+        name: clip(request.headers[name], 200) for name in _KEPT_HEADERS if name in request.headers
+    }
     return DeliveryRow(
         delivery=uuid.uuid4().hex,
         repository=repository,
@@ -203,7 +212,7 @@ async def _store(doors: Doors, row: DeliveryRow) -> Response:
         await doors.store.write(*writes)
     except Duplicate:
         return await _answer_duplicate(doors, row)
-    except Exception as error:  # noqa: BLE001 — whatever the database says, the forge must see 503
+    except Exception as error:  # whatever the database says, the forge must see 503
         raise _unavailable() from error
     if row.verdict == ACCEPTED:
         doors.nudge(row.repository)
@@ -213,7 +222,7 @@ async def _store(doors: Doors, row: DeliveryRow) -> Response:
 async def _answer_duplicate(doors: Doors, row: DeliveryRow) -> Response:
     try:
         first = await doors.store.delivery_by_digest(row.repository, row.digest)
-    except Exception as error:  # noqa: BLE001 — as above
+    except Exception as error:
         raise _unavailable() from error
     return _answer(first or row, duplicate=True)
 

@@ -72,9 +72,7 @@ def params_of(given: dict[str, Any] | list[Any]) -> tuple[Param, ...]:
     """
     if isinstance(given, dict):
         return tuple(_named(key, value, place=f"params.{key}") for key, value in given.items())
-    return tuple(
-        _item(item, place=f"params[{index}]") for index, item in enumerate(given)
-    )
+    return tuple(_item(item, place=f"params[{index}]") for index, item in enumerate(given))
 
 
 def _item(item: Any, *, place: str) -> Param:
@@ -83,7 +81,7 @@ def _item(item: Any, *, place: str) -> Param:
             raise BadDocument(place, "an object in the list must have exactly one key")
         ((key, value),) = item.items()
         return _named(key, value, place=place)
-    text = text_of(item)
+    text = _clean(text_of(item), place=place)
     name, equals, value = text.partition("=")
     if equals and _NAME.fullmatch(name):
         return Param(name, value)
@@ -97,7 +95,14 @@ def _named(key: str, value: Any, *, place: str) -> Param:
             "a parameter's name is made of letters, digits and _, and does not start with a digit",
             value=key,
         )
-    return Param(key, text_of(value))
+    return Param(key, _clean(text_of(value), place=place))
+
+
+def _clean(text: str, *, place: str) -> str:
+    # Neither can be put into an environment variable or a UTF-8 column.
+    if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
+        raise BadDocument(place, "a parameter holds no NUL and no half of a surrogate pair")
+    return text
 
 
 def text_of(value: Any) -> str:

@@ -1,0 +1,68 @@
+"""`dagmill trigger WORKFLOW`: ask the service for a run, and wait for its end if wanted.
+
+The service decides whether it starts. One rule: the exit code of `--wait` is the run's.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from runner.cli.api_client import Service, connect, service_options
+from runner.cli.show import print_run
+from runner.cli.terminal import shown
+
+_LOOK_S = 0.3
+_GOOD = frozenset({"succeeded", "skipped"})
+
+
+@click.command()
+@click.argument("workflow")
+@click.argument("params", nargs=-1, metavar="[-- K=V …]")
+@click.option("--repository", help="Needed only where several repositories have the workflow.")
+@click.option("--wait", is_flag=True, help="Wait for the end; exit 1 unless it succeeded.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@click.option("--idempotency-key", help="A second call with the same key starts nothing new.")
+@service_options
+@click.pass_context
+def trigger(
+    ctx: click.Context,
+    workflow: str,
+    params: tuple[str, ...],
+    repository: str | None,
+    wait: bool,
+    as_json: bool,
+    idempotency_key: str | None,
+    url: str,
+    data: Path | None,
+) -> None:
+    """Start WORKFLOW (its id) with the given parameters."""
+    document: dict[str, object] = {"workflow": workflow, "params": list(params)}
+    if repository is not None:
+        document["repository"] = repository
+    with connect(url, data=data) as service:
+        run = service.post("runs", document=document, idempotency_key=idempotency_key)
+        if not (as_json and wait):
+            click.echo(json.dumps(run, indent=2) if as_json else f"{run['run']} {run['status']}")
+        if not wait:
+            return
+        summary = _finished(service, run["run"])
+    if as_json:
+        click.echo(json.dumps(summary, indent=2, ensure_ascii=False))
+    else:
+        print_run(summary)
+        click.echo(shown(f"{summary['run']} {summary['status']}"))
+    ctx.exit(0 if summary["status"] in _GOOD else 1)
+
+
+def _finished(service: Service, run: str) -> dict[str, Any]:
+    """The summary of `run` once it is final."""
+    while True:
+        summary: dict[str, Any] = service.get("runs", run)
+        if summary["finished_at"] is not None:
+            return summary
+        time.sleep(_LOOK_S)

@@ -1,0 +1,182 @@
+"""Lets queued runs start: the oldest of each workflow first, as long as there is room.
+
+Decides when a run leaves the queue and hands it to the engine; leaves how it unfolds to the
+engine. Its rule: the room is judged again inside the transaction that starts the run, so two
+admissions can never both take the last place. Woken by the store, never by a clock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from datetime import datetime
+
+import structlog
+
+from runner.engine import journal
+from runner.engine.history import History, HistoryError
+from storage.records import RunRow
+from storage.store import Busy, Conflict, Store
+
+_PAGE = 200
+_LOW_DISK_RETRY_S = 60.0
+
+_log = structlog.get_logger(__name__)
+
+Queue = tuple[str, str]  # repository, workflow
+
+
+def room(max_active_runs: int, *, abandoned: int) -> int:
+    """The limit for `started_writes`: runs that an earlier process left running never end, so
+    they take no place. 0 stays "no limit"."""
+    return max_active_runs + abandoned if max_active_runs else 0
+
+
+class Admission:
+    """One for the service. `supervise(run)` takes up an admitted run; `free_bytes()` is what is
+    left on the data folder's disk, below `min_free_bytes` nothing starts."""
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        supervise: Callable[[str], object],
+        clock: Callable[[], datetime],
+        runner: str,
+        host: str,
+        free_bytes: Callable[[], int],
+        min_free_bytes: int,
+    ) -> None:
+        self._store = store
+        self._supervise = supervise
+        self._clock = clock
+        self._runner = runner
+        self._host = host
+        self._free_bytes = free_bytes
+        self._min_free_bytes = min_free_bytes
+        self._queues: dict[Queue, None] = {}  # those that may have queued runs, in order of arrival
+        self._limits: dict[str, int] = {}  # of runs that wait: maxActiveRuns of their definitions
+        self._unready: set[str] = set()  # runs whose definition cannot be read
+        self._abandoned: Counter[Queue] = Counter()
+        self._low_disk = False
+        self._closed = False
+        self._wake = asyncio.Event()
+
+    async def restore(self) -> int:
+        """Find what an earlier process left queued or running; the number of runs that it left
+        running. These cannot be taken up again yet: their rows stay as they are."""
+        async for row in self._pages("running"):
+            self._abandoned[row.repository, row.workflow] += 1
+            _log.warning("run_not_resumed", run=row.run, workflow=row.workflow, status=row.status)
+        async for row in self._pages("queued"):
+            self._queues[row.repository, row.workflow] = None
+        self._wake.set()
+        return self._abandoned.total()
+
+    def abandoned(self, repository: str, workflow: str) -> int:
+        """Unfinished runs that no process takes care of."""
+        return self._abandoned[repository, workflow]
+
+    def queued(self, repository: str, workflow: str) -> None:
+        """A run of the workflow was queued."""
+        self._queues[repository, workflow] = None
+        self._wake.set()
+
+    def close(self) -> None:
+        """Start nothing more; what is queued stays queued."""
+        self._closed = True
+
+    async def run_forever(self) -> None:
+        forget = self._store.listen("runs", self._wake.set)
+        try:
+            while True:
+                await self._wake.wait()
+                self._wake.clear()
+                try:
+                    await self._admit_all()
+                except Exception:  # noqa: BLE001 (the loop's edge)
+                    _log.exception("admission_failed")
+                    await asyncio.sleep(1)
+                    self._wake.set()
+        finally:
+            forget()
+
+    async def _admit_all(self) -> None:
+        if self._closed or not self._queues:
+            return
+        if self._disk_is_low():
+            asyncio.get_running_loop().call_later(_LOW_DISK_RETRY_S, self._wake.set)
+            return
+        # Together, so that the store commits them together.
+        await asyncio.gather(*(self._admit_queue(queue) for queue in list(self._queues)))
+
+    async def _admit_queue(self, queue: Queue) -> None:
+        """Admit from one queue until it is empty or there is no room."""
+        while not self._closed:
+            del self._queues[queue]  # before reading: who queues meanwhile puts it back
+            row = await self._store.oldest_queued(*queue)
+            if row is None or row.run in self._unready:
+                return
+            self._queues[queue] = None
+            if not await self._admit(row):
+                return
+
+    async def _admit(self, row: RunRow) -> bool:
+        """Whether it is worth looking at the same queue again at once."""
+        try:
+            limit = await self._limit(row)
+        except HistoryError as error:
+            self._unready.add(row.run)
+            _log.error("run_not_admitted", run=row.run, workflow=row.workflow, problem=str(error))
+            return False
+        running = await self._store.count_runs(row.repository, row.workflow, statuses=["running"])
+        if limit and running >= limit:
+            return False
+        writes = journal.started_writes(
+            row,
+            at=self._clock(),
+            runner=self._runner,
+            host=self._host,
+            room=limit,
+        )
+        try:
+            await self._store.write(*writes)
+        except Busy:
+            return False  # the end of one of its runs wakes us
+        except Conflict:
+            return True  # stopped while it was queued
+        _log.info(
+            "run_admitted",
+            run=row.run,
+            workflow=row.workflow,
+            commit=row.commit,
+            trigger=row.trigger_type,
+        )
+        del self._limits[row.run]
+        self._supervise(row.run)
+        return True
+
+    async def _limit(self, row: RunRow) -> int:
+        """How many runs of its workflow may be active when this one starts; 0: no limit."""
+        if row.run not in self._limits:
+            history = await History.read(self._store, row.run)
+            self._limits[row.run] = history.workflow.max_active_runs
+        return room(self._limits[row.run], abandoned=self._abandoned[row.repository, row.workflow])
+
+    def _disk_is_low(self) -> bool:
+        free = self._free_bytes()
+        low = free < self._min_free_bytes
+        if low and not self._low_disk:
+            _log.error(
+                "disk_low", free_bytes=free, min_free_bytes=self._min_free_bytes, starts="nothing"
+            )
+        self._low_disk = low
+        return low
+
+    async def _pages(self, status: str) -> AsyncIterator[RunRow]:
+        before = None
+        while page := await self._store.runs(statuses=[status], before=before, limit=_PAGE):
+            for row in page:
+                yield row
+            before = (page[-1].queued_at, page[-1].run)

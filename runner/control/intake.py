@@ -1,0 +1,207 @@
+"""Turns a reason to start a workflow into a queued run, or into a stored reason why not.
+
+Reads the definition at its commit and gives the writes that make the run; who calls it writes
+them, together with what else must agree (a move, a tick's number). Leaves starting queued runs to
+admission. Its rule: the trigger's key elects the run, so a second call starts nothing.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import uuid
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from runner.control.applied import Applied, Definition
+from runner.engine import journal
+from runner.language import load, params
+from runner.language.model import Param, Workflow
+from runner.triggers import Trigger, TriggerType, manual_key
+from storage.records import PutTrigger, RunRow, TriggerRow, Write
+from storage.store import Duplicate, Store
+
+MOST_QUEUED = 1000
+"""Queued runs of one workflow; further triggers get the verdict `queue_full`."""
+
+_KEPT_WORKFLOWS = 256
+
+
+class NotStarted(Exception):
+    """A run was asked for and cannot be made. The message is meant for who asked."""
+
+
+class UnknownWorkflow(NotStarted):
+    """No repository served here has it."""
+
+
+class UnfitParams(NotStarted):
+    """The given parameters do not fit the workflow."""
+
+
+class QueueFull(NotStarted):
+    """Too many runs of the workflow wait already."""
+
+
+class DefinitionUnreadable(Exception):
+    """A definition that was good cannot be read again (an object is missing). Tell a person."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A repository that runs may come from. `pin` keeps a commit's objects."""
+
+    read_blob: Callable[[str], Awaitable[bytes]]
+    pin: Callable[[str], Awaitable[None]]
+    applied: Callable[[], Applied]
+
+
+class Intake:
+    """One for all repositories. `queued` is called after a run of a workflow was stored by hand;
+    callers of `start` tell admission themselves, after their own commit."""
+
+    def __init__(
+        self,
+        store: Store,
+        sources: Mapping[str, Source],
+        *,
+        clock: Callable[[], datetime],
+        queued: Callable[[str, str], None],
+    ) -> None:
+        self._store = store
+        self._sources = sources
+        self._clock = clock
+        self.queued = queued
+        self._loaded: dict[tuple[str, str], tuple[Workflow, str]] = {}
+
+    async def start(
+        self,
+        definition: Definition,
+        trigger: Trigger,
+        *,
+        cause: Mapping[str, object],
+        given: Sequence[Param] = (),
+    ) -> tuple[str | None, tuple[Write, ...]]:
+        """The new run's id and its writes; (None, the verdict's write) where the queue is full.
+
+        `cause` is for people. Raises UnfitParams, DefinitionUnreadable.
+        """
+        repository, workflow = definition.repository, definition.workflow
+        queued = await self._store.count_runs(repository, workflow, statuses=("queued",))
+        if queued >= MOST_QUEUED:
+            return None, (verdict(definition, trigger, "queue_full", cause=cause),)
+        found, source = await self._workflow(definition)
+        try:
+            bound = params.bind(
+                found.params, given, mentioned=lambda name: params.mentions(found, name)
+            )
+        except params.ParamError as error:
+            raise UnfitParams(f'workflow "{workflow}": {error}') from error
+        await self._sources[repository].pin(definition.commit)
+        run = journal.new_run_id(trigger.at)
+        made = journal.queued_writes(
+            run,
+            at=trigger.at,
+            workflow=found,
+            source=source,
+            origin=journal.Origin(repository, definition.ref, definition.commit, definition.blob),
+            trigger=trigger,
+            params=bound,
+        )
+        return run, (verdict(definition, trigger, "run", cause=cause, run=run), *made)
+
+    async def start_by_hand(
+        self,
+        repository: str | None,
+        workflow: str,
+        *,
+        params: Sequence[Param],
+        actor: str,
+        request: str | None,
+    ) -> RunRow:
+        """Queue a run at the applied commit (a stale workflow at its last good one).
+
+        `request` is the caller's Idempotency-Key: a second call answers the first one's run.
+        Raises NotStarted.
+        """
+        key = manual_key(request or uuid.uuid4().hex)
+        if request and (first := await self._first(key)) is not None:
+            return first
+        definition = self._find(repository, workflow)
+        trigger = Trigger(TriggerType.MANUAL, key, self._clock(), actor=actor)
+        cause = {"actor": actor, "commit": definition.commit}
+        run, writes = await self.start(definition, trigger, cause=cause, given=params)
+        if run is None:
+            raise QueueFull(
+                f'workflow "{workflow}" has {MOST_QUEUED} queued runs; try again when some ended'
+            )
+        try:
+            await self._store.write(*writes)
+        except Duplicate:
+            if (first := await self._first(key)) is not None:
+                return first
+            raise
+        self.queued(definition.repository, workflow)
+        row = await self._store.run(run)
+        if row is None:
+            raise RuntimeError(f"run {run} was stored and is not there")
+        return row
+
+    async def _first(self, key: str) -> RunRow | None:
+        row = await self._store.trigger(key)
+        return None if row is None or row.run is None else await self._store.run(row.run)
+
+    def _find(self, repository: str | None, workflow: str) -> Definition:
+        if repository is not None and repository not in self._sources:
+            raise UnknownWorkflow(
+                f'no repository is called "{repository}"{_nearest(repository, self._sources)}'
+            )
+        names = [repository] if repository is not None else list(self._sources)
+        applied = [self._sources[name].applied() for name in names]
+        found = [d for one in applied if (d := one.definition(workflow)) is not None]
+        if len(found) > 1:
+            where = ", ".join(definition.repository for definition in found)
+            raise NotStarted(
+                f'workflow "{workflow}" is in several repositories ({where}); name one'
+            )
+        if not found:
+            known = [one for each in applied for one in each.workflows]
+            raise UnknownWorkflow(f'no workflow has the id "{workflow}"{_nearest(workflow, known)}')
+        return found[0]
+
+    async def _workflow(self, definition: Definition) -> tuple[Workflow, str]:
+        """The whole workflow and its text, from its blob."""
+        key = (definition.blob, definition.path)
+        if key not in self._loaded:
+            data = await self._sources[definition.repository].read_blob(definition.blob)
+            loaded = load.load(data, path=definition.path, id=definition.workflow)
+            if loaded.workflow is None:
+                problems = "; ".join(str(problem) for problem in loaded.problems)
+                raise DefinitionUnreadable(f'workflow "{definition.workflow}": {problems}')
+            if len(self._loaded) >= _KEPT_WORKFLOWS:
+                del self._loaded[next(iter(self._loaded))]
+            self._loaded[key] = (loaded.workflow, data.decode())
+        return self._loaded[key]
+
+
+def verdict(
+    definition: Definition,
+    trigger: Trigger,
+    word: str,
+    *,
+    cause: Mapping[str, object],
+    run: str | None = None,
+) -> PutTrigger:
+    """The row that says what became of a trigger."""
+    text = json.dumps(cause, separators=(",", ":"), ensure_ascii=False, default=str)
+    return PutTrigger(
+        TriggerRow(
+            trigger.key, definition.repository, definition.workflow, trigger.at, word, run, text
+        )
+    )
+
+
+def _nearest(word: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f'; did you mean "{close[0]}"?' if close else ""

@@ -1,0 +1,335 @@
+"""Looks at one repository again and again, and makes what it sees take effect, whole.
+
+Decides when to look (poll, nudge, back-off) and writes one transaction for each look: the moves,
+the definitions, the runs that follow. Leaves what moved to `moves`, what that starts to `pushes`,
+what is in force to `applied`, slots to the ticker. Its rule: the number of a ref's moves is read
+before the fetch, so that two lookers can never both start what one move starts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+
+import structlog
+
+from runner.control import applied as in_force
+from runner.control import catalog as catalogs
+from runner.control.applied import Applied
+from runner.control.catalog import Catalog, CatalogDiff
+from runner.control.indexer import Indexer
+from runner.control.intake import Intake
+from runner.control.moves import BRANCHES, Moved, Watch, plan_moves
+from runner.control.pushes import Pushes
+from runner.control.ticker import Ticker
+from storage.mirror import Mirror, Seen
+from storage.records import (
+    Move,
+    OwedRow,
+    Pay,
+    PutRepository,
+    RaiseApplied,
+    RefRow,
+    RepositoryRow,
+    Write,
+)
+from storage.remote import AccessDenied, BranchMissing, GitError
+from storage.store import Conflict, Duplicate, Store
+
+LONGEST_WAIT_S = 300.0
+DENIED_WAIT_S = 900.0
+_JITTER = 0.2
+_TRIES = 5  # of one look, each lost to another writer
+_FETCHED_EVERY = timedelta(seconds=30)  # a look without news notes its time no oftener
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Reconciled:
+    """What one look made take effect, for people."""
+
+    applied: Applied
+    diff: CatalogDiff
+    catalog: Catalog
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What the store said before the fetch began."""
+
+    refs: dict[str, RefRow]
+    row: RepositoryRow | None
+    owed: tuple[OwedRow, ...]
+
+    @property
+    def first(self) -> bool:
+        return self.row is None or self.row.fetched_at is None
+
+
+@dataclass(slots=True)
+class _Change:
+    """What one look writes, and what it means once it is written."""
+
+    writes: list[Write] = field(default_factory=list)
+    queued: list[str] = field(default_factory=list)
+    done: Reconciled | None = None
+
+
+class Reconciler:
+    """One per repository. `branch` None: the remote's HEAD. `announce` hears what was applied."""
+
+    def __init__(
+        self,
+        store: Store,
+        mirror: Mirror,
+        *,
+        repository: str,
+        url: str,
+        branch: str | None,
+        watch: tuple[str, ...],
+        folder: str,
+        poll_s: float,
+        intake: Intake,
+        ticker: Ticker,
+        clock: Callable[[], datetime],
+        announce: Callable[[Reconciled], None] = lambda reconciled: None,
+    ) -> None:
+        self._store = store
+        self._mirror = mirror
+        self._name = repository
+        self._url = url
+        self._branch = branch
+        self._watch = watch
+        self._folder = folder
+        self._poll_s = poll_s
+        self._intake = intake
+        self._ticker = ticker
+        self._clock = clock
+        self._announce = announce
+        self._indexer = Indexer(store, mirror, folder=folder)
+        self._pushes = Pushes(store, mirror, indexer=self._indexer, intake=intake)
+        self._applied = Applied(repository, "")
+        self._catalog: Catalog | None = None  # of the last tip that was read, applied or not
+        self._nudged = asyncio.Event()
+        self._failures = 0
+        self._said = ""  # the last failure that was logged
+        self.reconciled = False
+
+    def applied(self) -> Applied:
+        """What is in force now."""
+        return self._applied
+
+    def nudge(self) -> None:
+        """Look now; during a look: once more after it."""
+        self._nudged.set()
+
+    async def restore(self) -> bool:
+        """Take up what was in force when the service last ran; False if it never looked."""
+        row = await self._store.repository(self._name)
+        if row is None or row.fetched_at is None:
+            return False
+        ref = self._served(row.branch)
+        rows = await self._store.definitions(self._name, ref)
+        entries = await self._indexer.entries([(d.path, d.blob) for d in rows.values()])
+        workflows = {
+            workflow: in_force.from_row(definition, entry)
+            for workflow, definition in rows.items()
+            if not (entry := entries[definition.path, definition.blob]).problems
+        }
+        restored = Applied(self._name, ref, row.applied, row.applied_commit, workflows)
+        await self._enforce(restored)
+        return True
+
+    async def run_forever(self) -> None:
+        forget = self._store.listen("owed:fetch", self.nudge)
+        try:
+            while True:
+                self._nudged.clear()
+                wait = await self._attempt()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(wait):
+                        await self._nudged.wait()
+        finally:
+            forget()
+
+    async def _attempt(self) -> float:
+        """One look, and how many seconds to wait before the next."""
+        try:
+            await self.look()
+        except GitError as error:
+            self._failures += 1
+            await self._note(str(error))
+            if isinstance(error, AccessDenied):
+                return DENIED_WAIT_S
+        except Exception:  # noqa: BLE001 (the loop's edge)
+            self._failures += 1
+            _log.exception("reconcile_crashed", repository=self._name)
+        else:
+            self._failures = 0
+            return self._poll_s * random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311 (spreads load)
+        return min(self._poll_s * 2 ** min(self._failures, 10), LONGEST_WAIT_S)
+
+    async def _note(self, problem: str) -> None:
+        """Say a failure once, and keep it where people look."""
+        if problem != self._said:
+            self._said = problem
+            _log.warning("fetch_failed", repository=self._name, problem=problem)
+        row = await self._store.repository(self._name)
+        if row is not None and row.problem != problem:
+            await self._store.write(PutRepository(replace(row, problem=problem)))
+
+    async def look(self) -> None:
+        """Fetch, compare, and write what follows in one transaction. Raises GitError."""
+        for _ in range(_TRIES):
+            known = await self._known()
+            seen = await asyncio.to_thread(self._mirror.fetch)
+            change = await self._plan(known, seen)
+            try:
+                await self._store.write(*change.writes)
+            except (Conflict, Duplicate) as refused:
+                _log.info("look_repeated", repository=self._name, why=str(refused))
+                continue
+            await self._take_effect(change)
+            return
+        raise GitError(f'repository "{self._name}": other writers were faster {_TRIES} times')
+
+    async def _known(self) -> _Known:
+        owed = await self._store.owed("fetch", due=self._clock())
+        return _Known(
+            await self._store.refs(self._name),
+            await self._store.repository(self._name),
+            tuple(row for row in owed if row.key == self._name),
+        )
+
+    async def _plan(self, known: _Known, seen: Seen) -> _Change:
+        """Everything that this look writes."""
+        served = self._served(seen.head or "")
+        tip = seen.refs.get(served)
+        watch = Watch(served, self._watch)
+        at = self._clock()
+        if tip is None and known.first:
+            raise self._no_branch(served, seen)
+        moves = plan_moves(
+            known.refs, seen.refs, repository=self._name, watch=watch, first=known.first, at=at
+        )
+        change = _Change(writes=[Move(moved.row) for moved in moves])
+        problem = str(self._no_branch(served, seen)) if tip is None else ""
+        if tip is not None:
+            problem = await self._plan_catalog(change, served, tip=tip, at=at)
+            await self._plan_pushes(change, moves, watch=watch, tip=tip, at=at)
+        self._plan_row(change, known, served=served, problem=problem, at=at)
+        change.writes += [Pay(row.kind, row.key, row.version) for row in known.owed]
+        return change
+
+    async def _plan_catalog(self, change: _Change, served: str, *, tip: str, at: datetime) -> str:
+        """Apply the served branch's catalog if it is new; else "", or why it is not applied."""
+        before = self._applied
+        if before.ref != served:
+            before = Applied(self._name, served, before.n)
+        if self._catalog is None or self._catalog.commit != tip:
+            self._catalog = await self._indexer.catalog(tip)
+        catalog = self._catalog
+        if catalog.empty:
+            return self._empty(before, tip)
+        after = in_force.take_effect(before, catalog, at=at)
+        rows = in_force.writes(before, after)
+        if not rows and before.commit == tip:
+            return ""
+        # What is due under the old definitions is fired before the new ones take their place.
+        await self._ticker.fire_due(at)
+        change.writes += [*rows, RaiseApplied(self._name, after.n, tip, at)]
+        diff = catalogs.diff(before.entries, after.entries)
+        change.done = Reconciled(after, diff, catalog)
+        return ""
+
+    def _empty(self, before: Applied, tip: str) -> str:
+        kept = len(before.workflows)
+        return f"no workflow file (.yaml or .yml) below {self._folder}/ at commit {tip[:10]}; " + (
+            f"{kept} definitions stay as they were" if kept else "commit one to begin"
+        )
+
+    async def _plan_pushes(
+        self, change: _Change, moves: tuple[Moved, ...], *, watch: Watch, tip: str, at: datetime
+    ) -> None:
+        current = change.done.applied if change.done is not None else self._applied
+        for moved in moves:
+            if moved.watched:
+                follows = await self._pushes.follow(
+                    moved,
+                    applied=current,
+                    served_tip=tip,
+                    only_history=watch.only_history,
+                    at=at,
+                )
+                change.writes += follows.writes
+                change.queued += follows.queued
+
+    def _plan_row(
+        self, change: _Change, known: _Known, *, served: str, problem: str, at: datetime
+    ) -> None:
+        old = known.row or RepositoryRow(self._name, self._url, served)
+        new = replace(old, url=self._url, branch=served, problem=problem, fetched_at=at)
+        fresh = old.fetched_at is not None and at - old.fetched_at < _FETCHED_EVERY
+        if not fresh or change.writes or replace(new, fetched_at=old.fetched_at) != old:
+            change.writes.insert(0, PutRepository(new))
+        if problem and problem != self._said:
+            _log.warning("definitions_kept", repository=self._name, problem=problem)
+        self._said = problem
+
+    async def _take_effect(self, change: _Change) -> None:
+        if change.done is not None:
+            await self._enforce(change.done.applied)
+            self._report(change.done)
+        self.reconciled = True
+        for workflow in change.queued:
+            self._intake.queued(self._name, workflow)
+
+    async def _enforce(self, applied: Applied) -> None:
+        for live in applied.workflows.values():
+            if live.stale:
+                await asyncio.to_thread(self._mirror.pin, live.commit)
+        self._applied = applied
+        await self._ticker.replace(applied)
+
+    def _report(self, done: Reconciled) -> None:
+        diff = done.diff
+        _log.info(
+            "catalog_applied",
+            repository=self._name,
+            commit=done.applied.commit,
+            n=done.applied.n,
+            workflows=len(done.applied.workflows),
+            broken=len(done.catalog.problems),
+            added=diff.added,
+            changed=diff.changed,
+            removed=diff.removed,
+            schedules_added=diff.schedules_added,
+            schedules_changed=diff.schedules_changed,
+            schedules_removed=diff.schedules_removed,
+        )
+        for problems in done.catalog.problems.values():
+            for problem in problems:
+                _log.error("definition_broken", repository=self._name, problem=str(problem))
+        self._announce(done)
+
+    def _served(self, head: str) -> str:
+        return f"{BRANCHES}{self._branch}" if self._branch else head
+
+    def _no_branch(self, served: str, seen: Seen) -> BranchMissing:
+        branches = sorted(
+            ref.removeprefix(BRANCHES) for ref in seen.refs if ref.startswith(BRANCHES)
+        )
+        if not branches:
+            return BranchMissing(
+                f"repository {self._url} is empty; push a first commit, then start again"
+            )
+        wanted = served.removeprefix(BRANCHES) or "the remote's HEAD"
+        return BranchMissing(
+            f'repository {self._url} has no branch "{wanted}"; it has '
+            f"{', '.join(branches[:10])}; choose one with --branch"
+        )

@@ -1,0 +1,133 @@
+"""Pays what facts owe: reads the due rows of one kind, has them paid, deletes or postpones them.
+
+Knows when to act (quiet time, gap between two payments, back-off) and nothing of what is told to
+whom: `pay` reads the present truth and acts. Its rule: a row is deleted only if nobody owed it
+again meanwhile, so states in between coalesce and a restart resumes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime, timedelta
+from typing import Protocol
+
+import structlog
+
+from storage.records import OwedRow, Pay, Postpone
+from storage.store import Store
+
+_log = structlog.get_logger(__name__)
+
+
+class NotPaid(Exception):
+    """What was owed could not be told; try again later. The message is for people."""
+
+
+class Payer(Protocol):
+    def __call__(self, rows: Sequence[OwedRow]) -> Awaitable[None]:
+        """Make the outside world agree with the store for these rows. One call at a time; a
+        second call for the same rows changes nothing. Raises NotPaid."""
+
+
+class Reporter:
+    """One reader of one kind of owed rows. `clock` gives aware UTC datetimes."""
+
+    def __init__(
+        self,
+        store: Store,
+        kind: str,
+        *,
+        pay: Payer,
+        clock: Callable[[], datetime],
+        quiet_s: float = 0,
+        gap_s: float = 0,
+        retry_s: float = 5,
+        longest_retry_s: float = 600,
+        batch: int = 200,
+    ) -> None:
+        self._store = store
+        self._kind = kind
+        self._pay = pay
+        self._clock = clock
+        self._quiet_s = quiet_s
+        self._gap_s = gap_s
+        self._retry_s = retry_s
+        self._longest_retry_s = longest_retry_s
+        self._batch = batch
+        self._owed = asyncio.Event()
+        self._paying = asyncio.Lock()
+        self._paid_at: float | None = None  # loop time
+
+    async def run_forever(self) -> None:
+        forget = self._store.listen(f"owed:{self._kind}", self._owed.set)
+        try:
+            while True:
+                await self._until_due()
+                await self._until_quiet()
+                try:
+                    await self.pay_due()
+                except Exception:  # noqa: BLE001 (the loop's edge)
+                    _log.exception("report_crashed", kind=self._kind)
+                    await asyncio.sleep(self._retry_s)
+        finally:
+            forget()
+
+    async def pay_due(self) -> bool:
+        """Pay everything that is due now; False if some of it had to be postponed."""
+        async with self._paying:
+            while rows := await self._store.owed(self._kind, due=self._clock(), limit=self._batch):
+                try:
+                    await self._pay(rows)
+                except NotPaid as error:
+                    await self._postpone(rows, str(error))
+                    return False
+                except Exception as error:
+                    await self._postpone(rows, repr(error))
+                    raise
+                finally:
+                    self._paid_at = asyncio.get_running_loop().time()
+                await self._store.write(*(Pay(row.kind, row.key, row.version) for row in rows))
+            return True
+
+    async def _postpone(self, rows: Sequence[OwedRow], error: str) -> None:
+        at = self._clock()
+        wait = min(self._retry_s * 2 ** min(row.tries for row in rows), self._longest_retry_s)
+        _log.warning("report_postponed", kind=self._kind, rows=len(rows), wait_s=wait, error=error)
+        later = at + timedelta(seconds=wait)
+        await self._store.write(
+            *(Postpone(row.kind, row.key, row.version, later, error) for row in rows)
+        )
+
+    async def _until_due(self) -> None:
+        while True:
+            self._owed.clear()
+            first = await self._store.owed_next(self._kind)
+            if first is None:
+                await self._owed.wait()
+                continue
+            wait = (first - self._clock()).total_seconds()
+            if wait <= 0:
+                return
+            await self._notice(wait)
+
+    async def _until_quiet(self) -> None:
+        """Wait until nothing was owed for `quiet_s`, but never longer than `gap_s` for that; and
+        until the last payment is `gap_s` ago."""
+        loop = asyncio.get_running_loop()
+        first = loop.time()
+        while await self._notice(min(self._quiet_s, first + self._gap_s - loop.time())):
+            self._owed.clear()
+        if self._paid_at is not None:
+            await asyncio.sleep(max(0.0, self._paid_at + self._gap_s - loop.time()))
+
+    async def _notice(self, timeout_s: float) -> bool:
+        """True if something more was owed within the time."""
+        if timeout_s <= 0:
+            return False
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._owed.wait()
+        except TimeoutError:
+            return False
+        return True

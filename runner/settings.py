@@ -1,0 +1,134 @@
+"""What a person may set for `serve`, from environment and flags, checked once.
+
+One frozen model. A flag beats a `DAGMILL_*` variable, which beats the default; a settings file
+with several repositories comes later, below both. Only `assembly` reads the model: everything
+else is given plain values.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+from zoneinfo import ZoneInfo, available_timezones
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+)
+
+CREDENTIALS = {
+    "hook_secret": "DAGMILL_HOOK_SECRET",
+    "git_token": "DAGMILL_GIT_TOKEN",
+    "git_username": "DAGMILL_GIT_USERNAME",
+    "ssh_key_file": "DAGMILL_SSH_KEY_FILE",
+}
+"""Settings without a flag: a command line is visible to every user of the machine."""
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
+
+
+class SettingsError(ValueError):
+    """A setting is wrong. The message has one line for each; tell a person."""
+
+
+def _words(value: object) -> object:
+    return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
+
+
+def _folder_in_repository(value: str) -> str:
+    parts = value.strip("/").split("/")
+    if value.startswith("/") or not all(parts) or ".." in parts or "." in parts:
+        raise ValueError(f'"{value}" is not a folder inside the repository, such as .dagu')
+    return "/".join(parts)
+
+
+def _zone(value: str) -> str:
+    if value not in available_timezones():
+        raise ValueError(f'"{value}" is not an IANA time zone, such as Europe/Vienna')
+    return value
+
+
+class Settings(BaseModel):
+    """Times in seconds, sizes in bytes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    repository: str = Field(min_length=1)  # URL or path
+    name: str = ""  # "" : the last part of the URL
+    branch: str | None = None  # None: the remote's HEAD
+    watch: Annotated[tuple[str, ...], BeforeValidator(_words)] = ()
+    path: Annotated[str, AfterValidator(_folder_in_repository)] = ".dagu"
+    data: Path
+    host: str = "127.0.0.1"
+    port: int = Field(default=8080, ge=0, le=65535)
+    poll_s: float = Field(default=30, ge=0.2, le=86400)
+    tick_grace_s: float = Field(default=300, ge=0)
+    timezone: Annotated[str, AfterValidator(_zone)] = "UTC"
+    pass_env: Annotated[tuple[str, ...], BeforeValidator(_words)] = ()
+    durability: Literal["host", "process"] = "host"
+    max_steps: int = Field(default=64, ge=1)
+    min_free_disk: int = Field(default=500 * 1024 * 1024, ge=0)
+    drain_s: float = Field(default=20, ge=0)
+    summary_quiet_s: float = Field(default=2, ge=0)
+    summary_gap_s: float = Field(default=30, ge=0)
+    hook_secret: SecretStr | None = None
+    git_token: SecretStr | None = None
+    git_username: str | None = None
+    ssh_key_file: Path | None = None
+
+    @property
+    def repository_name(self) -> str:
+        return self.name or name_of(self.repository)
+
+    @property
+    def zone(self) -> ZoneInfo:
+        return ZoneInfo(self.timezone)
+
+
+def load(flags: Mapping[str, object], *, environ: Mapping[str, str]) -> Settings:
+    """The settings; `flags` that are None or empty count as not given. Raises SettingsError."""
+    values: dict[str, object] = {"data": default_data(environ)}
+    for field in Settings.model_fields:
+        if text := environ.get(f"DAGMILL_{field.upper()}"):
+            values[field] = text
+    values.update((name, value) for name, value in flags.items() if value not in (None, (), ""))
+    try:
+        settings = Settings.model_validate(values)
+    except ValidationError as error:
+        raise SettingsError("\n".join(_line(dict(e)) for e in error.errors())) from None
+    if not _NAME.fullmatch(settings.repository_name):
+        raise SettingsError(
+            f'name: "{settings.repository_name}" cannot name a repository here; '
+            "set DAGMILL_NAME to letters, digits, dots, dashes"
+        )
+    return settings
+
+
+def name_of(url: str) -> str:
+    """The last part of a repository's URL or path, without `.git`."""
+    last = re.split(r"[/:]", url.rstrip("/"))[-1]
+    return last.removesuffix(".git")
+
+
+def default_data(environ: Mapping[str, str]) -> Path:
+    """`/var/lib/dagmill` as root, else the user's state folder."""
+    if os.geteuid() == 0:
+        return Path("/var/lib/dagmill")
+    state = environ.get("XDG_STATE_HOME", "")
+    base = Path(state) if state.startswith("/") else Path.home() / ".local/state"
+    return base / "dagmill"
+
+
+def _line(error: Mapping[str, object]) -> str:
+    place = error.get("loc")
+    field = str(place[0]) if isinstance(place, tuple) and place else "settings"
+    message = str(error["msg"]).removeprefix("Value error, ")
+    return f"{field}: {message} (flag --{field.removesuffix('_s')} or DAGMILL_{field.upper()})"

@@ -1,0 +1,445 @@
+"""A bare mirror of one repository: its refs, commits, snapshots and pins.
+
+Knows what is on disk and how to bring it up to date. Leaves how a remote is talked to, and how
+that fails, to `remote` (whose names it passes on), and what a commit means to `runner`. One rule:
+everything blocks, so callers use threads; a Mirror may be shared, each thread gets its own
+`pygit2.Repository`.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import weakref
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+import pygit2
+from pygit2.enums import FileMode, ObjectType
+
+from storage.git_program import locked
+from storage.remote import (
+    AccessDenied,
+    BranchMissing,
+    Credential,
+    Credentials,
+    GitError,
+    LostRace,
+    NotARepository,
+    Origin,
+    PushRefused,
+    Unreachable,
+    configure_git,
+    parse_address,
+    shown_url,
+)
+
+__all__ = [
+    "AccessDenied",
+    "BlobTooLarge",
+    "BranchMissing",
+    "CommitInfo",
+    "Credential",
+    "Credentials",
+    "GitError",
+    "LostRace",
+    "Mirror",
+    "NotARepository",
+    "ObjectMissing",
+    "PushRefused",
+    "Seen",
+    "Snapshot",
+    "SnapshotFile",
+    "Unreachable",
+    "configure_git",
+    "shown_url",
+]
+
+_HEADS, _TRACKED, _TAGS, _PINS = "refs/heads/", "refs/remotes/origin/", "refs/tags/", "refs/pins/"
+# Never +refs/*: a forge's refs/pull/* would come along at every poll.
+_REFSPECS = [f"+{_HEADS}*:{_TRACKED}*", f"+{_TAGS}*:{_TAGS}*"]
+_STALE_LOCK_S = 60
+
+
+class ObjectMissing(GitError):
+    """The mirror has no such commit or blob: fetch, or the remote has dropped it."""
+
+
+class BlobTooLarge(GitError):
+    """A blob is larger than its reader takes: wait for a new commit."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The branches and tags of a repository at one moment, by their names over there.
+
+    `head` is the full ref of the default branch (None: empty repository or detached); `refs` maps
+    full ref to oid, where an annotated tag is its own object (see `Mirror.peel`).
+    """
+
+    head: str | None
+    refs: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class CommitInfo:
+    oid: str
+    author: str
+    committed_at: datetime
+    subject: str
+
+
+@dataclass(frozen=True)
+class SnapshotFile:
+    """One entry below the folder. `path` starts at the repository's root; bytes of it that are not
+    UTF-8 are written as `\\xNN`. A link's blob is its target; a submodule has no size."""
+
+    path: str
+    blob: str
+    size_bytes: int
+    kind: Literal["file", "link", "submodule"]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What a folder holds at a commit, sorted by path. `folder_missing`: the commit has no such
+    folder (a file or a link of that name is none)."""
+
+    commit: str
+    files: tuple[SnapshotFile, ...]
+    folder_missing: bool = False
+
+
+class Mirror:
+    """The bare mirror of `url` at `path`, created there if absent.
+
+    Raises NotARepository for a URL of no known form, GitError if `path` holds something else.
+    Nothing is contacted before `fetch`. `configure_git` must have been called in this process.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        url: str,
+        credentials: Credentials | None = None,
+        deadline_s: float = 300,
+    ) -> None:
+        self.path = path
+        self._origin = Origin(parse_address(url), credentials, deadline_s)
+        self._mine = threading.local()
+        self._opened: weakref.WeakSet[pygit2.Repository] = weakref.WeakSet()
+        self._opening = threading.Lock()
+        self._closed = False
+        try:
+            if not (path / "HEAD").is_file():
+                pygit2.init_repository(str(path), bare=True)
+            self.repository()
+        except (pygit2.GitError, OSError) as error:
+            raise GitError(
+                f"{path}: the mirror cannot be opened ({error}); delete the folder, it will be "
+                "fetched again"
+            ) from error
+        self._drop_stale_locks()
+
+    @property
+    def url(self) -> str:
+        """The remote's URL as it may be shown."""
+        return self._origin.address.shown
+
+    def close(self) -> None:
+        """Release files and memory. No other method may run meanwhile or be called afterwards."""
+        self._closed = True
+        for repository in list(self._opened):
+            repository.free()
+        self._mine = threading.local()
+
+    def repository(self) -> pygit2.Repository:
+        """This thread's handle on the mirror, for reading and writing objects only."""
+        if self._closed:
+            raise GitError(f"{self.path}: the mirror is closed")
+        # A new handle after each fetch and gc: an old one keeps the deleted packs open for ever.
+        packs = (self.path / "objects/pack").stat().st_mtime_ns
+        mine: tuple[int, pygit2.Repository] | None = getattr(self._mine, "handle", None)
+        if mine is None or mine[0] != packs:
+            with self._opening:
+                mine = (packs, pygit2.Repository(str(self.path)))
+                self._opened.add(mine[1])
+            self._mine.handle = mine
+        return mine[1]
+
+    def _drop_stale_locks(self) -> None:
+        """A `kill -9` while a ref was written leaves its lock, which would refuse that ref for
+        ever."""
+        oldest = time.time() - _STALE_LOCK_S
+        locks = [*self.path.glob("*.lock"), *(self.path / "refs").rglob("*.lock")]
+        for lock in locks:
+            if lock.name != "dagmill.lock" and lock.stat().st_mtime < oldest:
+                lock.unlink(missing_ok=True)
+
+    # --- the remote ---
+
+    def fetch(self) -> Seen:
+        """Bring the mirror up to date and return what it now has.
+
+        One connection; nothing is transferred or written if nothing changed. Raises Unreachable,
+        AccessDenied or NotARepository; refs seen before that stay as they were or are newer.
+        """
+        with locked(self.path, wait_s=self._origin.deadline_s):
+            repository = self.repository()
+            look = self._origin.look(repository)
+            wanted = {_kept_as(ref): oid for ref, oid in look.heads.items()}
+            have = dict(_refs(repository))
+            # Before the fetch, not by its prune afterwards: `a` must go for `a/b` to come.
+            for ref in have.keys() - wanted.keys():
+                repository.references.delete(ref)
+            if any(have.get(ref) != oid for ref, oid in wanted.items()):
+                self._origin.fetch(look, _REFSPECS)
+            self._remember_head(repository, look.head)
+        return self.seen()
+
+    def fetch_branch(self, branch: str) -> str | None:
+        """The commit that `branch` (short name) is at over there now, its objects fetched; None
+        if there is no such branch. Raises PushRefused if there can be none."""
+        ref, tracked = f"{_HEADS}{branch}", f"{_TRACKED}{branch}"
+        with locked(self.path, wait_s=self._origin.deadline_s):
+            repository = self.repository()
+            look = self._origin.look(repository)
+            _check_room(look.heads, ref, url=self.url)
+            known = repository.references.get(tracked)
+            tip = look.heads.get(ref)
+            if tip is None:
+                if known is not None:
+                    repository.references.delete(tracked)
+            elif known is None or str(known.target) != tip:
+                self._origin.fetch(look, [f"+{ref}:{tracked}"])
+            return tip
+
+    def push(self, commit: str, *, branch: str, expected: str | None) -> None:
+        """Move `branch` over there from `expected` (None: absent) to `commit`, never by force.
+
+        Raises LostRace if it is elsewhere, PushRefused with the server's words, or what `fetch`
+        raises; a connection that breaks late may have moved it all the same.
+        """
+        repository = self.repository()
+        self._origin.push(repository, commit, ref=f"{_HEADS}{branch}", expected=expected)
+        repository.references.create(f"{_TRACKED}{branch}", commit, force=True)
+
+    def _remember_head(self, repository: pygit2.Repository, head: str | None) -> None:
+        """The mirror's own HEAD says which branch is the default one over there."""
+        target = _kept_as(head) if head else f"{_HEADS}unknown"
+        if repository.lookup_reference("HEAD").target != target:
+            repository.references.create("HEAD", target, force=True)
+
+    # --- refs ---
+
+    def seen(self) -> Seen:
+        """What the mirror has, from disk."""
+        repository = self.repository()
+        refs = {_called(ref): oid for ref, oid in _refs(repository)}
+        head = _called(str(repository.lookup_reference("HEAD").target))
+        return Seen(head if head in refs else None, refs)
+
+    def tip(self, ref: str) -> str:
+        """The commit that a full ref is at. Raises BranchMissing, which names those there are."""
+        seen = self.seen()
+        commit = self.peel(seen.refs[ref]) if ref in seen.refs else None
+        if commit is None:
+            branches = sorted(name.removeprefix(_HEADS) for name in seen.refs if _HEADS in name)
+            there = ", ".join(branches[:10]) or "none; the repository is empty"
+            raise BranchMissing(
+                f"{self.url}: there is no {ref.removeprefix(_HEADS)}; its branches are: {there}"
+            )
+        return commit
+
+    def peel(self, oid: str) -> str | None:
+        """The commit that a commit or an annotated tag stands for; None for anything else."""
+        try:
+            return str(self.repository()[pygit2.Oid(hex=oid)].peel(pygit2.Commit).id)
+        except (KeyError, ValueError, pygit2.GitError):
+            return None
+
+    def pin(self, oid: str) -> None:
+        """Keep a commit and its history, whatever becomes of the refs. Twice is once."""
+        repository = self.repository()
+        _find(repository, oid)
+        if f"{_PINS}{oid}" not in repository.references:
+            repository.references.create(f"{_PINS}{oid}", oid, force=True)
+
+    def unpin(self, oid: str) -> None:
+        """No longer keep it. Nothing happens if it is not pinned."""
+        repository = self.repository()
+        if f"{_PINS}{oid}" in repository.references:
+            repository.references.delete(f"{_PINS}{oid}")
+
+    def pins(self) -> frozenset[str]:
+        names = self.repository().references
+        return frozenset(name.removeprefix(_PINS) for name in names if name.startswith(_PINS))
+
+    # --- commits ---
+
+    def commit(self, oid: str) -> CommitInfo:
+        """Raises ObjectMissing."""
+        commit = _commit(self.repository(), oid)
+        message = commit.raw_message.decode(errors="replace").strip()
+        seconds = min(max(commit.commit_time, 0), 253_402_300_799)  # the year 9999
+        return CommitInfo(
+            oid=str(commit.id),
+            author=commit.author.raw_name.decode(errors="replace"),
+            committed_at=datetime.fromtimestamp(seconds, UTC),
+            subject=message.partition("\n")[0].strip(),
+        )
+
+    def is_ancestor(self, commit: str, tip: str) -> bool:
+        """Whether `commit` is `tip` or in its history; False if either is unknown."""
+        repository = self.repository()
+        old, new = self.peel(commit), self.peel(tip)
+        if old is None or new is None:
+            return False
+        return old == new or repository.descendant_of(new, old)
+
+    def changed_paths(
+        self, before: str | None, after: str, *, default_branch: str | None
+    ) -> tuple[str, ...]:
+        """Paths that differ between two commits, sorted; a rename counts with both names.
+
+        `before` None or unknown: from the merge base of `after` with `default_branch` (full ref),
+        and without one all files. Raises ObjectMissing if `after` is unknown.
+        """
+        repository = self.repository()
+        new = _commit(repository, after)
+        base = self.peel(before) if before else None
+        if base is None and default_branch:
+            base = self._merge_base(default_branch, str(new.id))
+        old = _commit(repository, base).tree if base else None
+        return tuple(sorted(_differing(repository, old, new.tree)))
+
+    def _merge_base(self, ref: str, commit: str) -> str | None:
+        repository = self.repository()
+        kept = repository.references.get(_kept_as(ref))
+        tip = self.peel(str(kept.target)) if kept else None
+        base = repository.merge_base(tip, commit) if tip else None
+        return str(base) if base else None
+
+    # --- files ---
+
+    def snapshot(self, commit: str, *, folder: str = ".dagu") -> Snapshot:
+        """What `folder` holds at `commit`, read from its tree: no checkout, no link followed.
+
+        Raises ObjectMissing.
+        """
+        repository = self.repository()
+        tree: pygit2.Tree = _commit(repository, commit).tree
+        for part in folder.strip("/").split("/"):
+            entry = tree / part if part in tree else None
+            if not isinstance(entry, pygit2.Tree):
+                return Snapshot(commit, (), folder_missing=True)
+            tree = entry
+        files = [
+            _snapshot_file(repository, path, entry)
+            for path, entry in _below(repository, tree, f"{folder.strip('/')}/")
+        ]
+        return Snapshot(commit, tuple(sorted(files, key=lambda file: file.path)))
+
+    def read_blob(self, oid: str, *, limit_bytes: int) -> bytes:
+        """A blob's bytes. Raises BlobTooLarge before reading it, or ObjectMissing."""
+        repository = self.repository()
+        try:
+            kind, size = repository.odb.read_header(pygit2.Oid(hex=oid))
+            if size > limit_bytes:
+                raise BlobTooLarge(f"blob {oid} has {size} bytes, more than {limit_bytes}")
+            if kind == ObjectType.BLOB:
+                return repository.odb.read(pygit2.Oid(hex=oid))[1]
+        except (KeyError, ValueError) as error:
+            raise ObjectMissing(f"blob {oid} is not in {self.path}") from error
+        raise ObjectMissing(f"{oid} is no blob")
+
+
+def _kept_as(ref: str) -> str:
+    """Where the mirror keeps a ref of the remote."""
+    return _TRACKED + ref.removeprefix(_HEADS) if ref.startswith(_HEADS) else ref
+
+
+def _called(kept: str) -> str:
+    """What a ref of the mirror is called over there."""
+    return _HEADS + kept.removeprefix(_TRACKED) if kept.startswith(_TRACKED) else kept
+
+
+def _refs(repository: pygit2.Repository) -> Iterator[tuple[str, str]]:
+    for reference in repository.references.iterator():
+        if reference.name.startswith((_TRACKED, _TAGS)):
+            yield reference.name, str(reference.target)
+
+
+def _check_room(heads: Mapping[str, str], ref: str, *, url: str) -> None:
+    """git keeps refs like files: `a` and `a/b` cannot both be branches. The server would only say
+    "failed to update ref", which looks like a lost race."""
+    for other in heads:
+        if ref.startswith(f"{other}/") or other.startswith(f"{ref}/"):
+            names = ref.removeprefix(_HEADS), other.removeprefix(_HEADS)
+            reason = f"{names[0]} cannot exist beside {names[1]}; rename one of them"
+            raise PushRefused(f"{url}: {reason}", reason=reason)
+
+
+def _find(repository: pygit2.Repository, oid: str) -> pygit2.Object:
+    try:
+        return repository[pygit2.Oid(hex=oid)]
+    except (KeyError, ValueError) as error:
+        raise ObjectMissing(f"{oid} is not in {repository.path}; fetch, or it is gone") from error
+
+
+def _commit(repository: pygit2.Repository, oid: str) -> pygit2.Commit:
+    try:
+        return _find(repository, oid).peel(pygit2.Commit)
+    except pygit2.GitError as error:
+        raise ObjectMissing(f"{oid} is no commit") from error
+
+
+def _name(entry: pygit2.Object) -> str:
+    return (entry.raw_name or b"").decode(errors="backslashreplace")
+
+
+def _below(
+    repository: pygit2.Repository, tree: pygit2.Tree, prefix: str
+) -> Iterator[tuple[str, pygit2.Object]]:
+    """(path, entry) of everything below `tree` that is not itself a folder."""
+    todo = [(prefix, tree)]
+    while todo:
+        place, folder = todo.pop()
+        for entry in folder:
+            if isinstance(entry, pygit2.Tree):
+                todo.append((f"{place}{_name(entry)}/", entry))
+            else:
+                yield f"{place}{_name(entry)}", entry
+
+
+def _snapshot_file(repository: pygit2.Repository, path: str, entry: pygit2.Object) -> SnapshotFile:
+    if entry.filemode == FileMode.COMMIT:
+        return SnapshotFile(path, str(entry.id), 0, "submodule")
+    size = repository.odb.read_header(entry.id)[1]
+    return SnapshotFile(
+        path, str(entry.id), size, "link" if entry.filemode == FileMode.LINK else "file"
+    )
+
+
+def _differing(
+    repository: pygit2.Repository, old: pygit2.Tree | None, new: pygit2.Tree
+) -> Iterator[str]:
+    """Paths whose entries differ. By hand, as libgit2's diff of two large trees would hold the
+    interpreter's lock from its first file to its last."""
+    todo: list[tuple[str, pygit2.Tree | None, pygit2.Tree | None]] = [("", old, new)]
+    while todo:
+        place, left, right = todo.pop()
+        before, after = ({_name(e): e for e in side or ()} for side in (left, right))
+        for name in before.keys() | after.keys():
+            a, b = before.get(name), after.get(name)
+            if a and b and a.id == b.id and a.filemode == b.filemode:
+                continue
+            folders = [e if isinstance(e, pygit2.Tree) else None for e in (a, b)]
+            if any(folders):
+                todo.append((f"{place}{name}/", folders[0], folders[1]))
+            if any(e is not None and not isinstance(e, pygit2.Tree) for e in (a, b)):
+                yield place + name

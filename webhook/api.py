@@ -14,9 +14,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from runner.control import intake
+from runner.control import catalog, intake
 from runner.engine import summary
-from runner.engine.events import Event, Launched
+from runner.engine.events import Launched
+from runner.engine.history import History, HistoryError
 from runner.language import params
 from runner.language.model import Param
 from storage.records import DefinitionRow, RepositoryRow
@@ -103,7 +104,7 @@ def _params(asked: schemas.StartRun) -> tuple[Param, ...]:
             return ()
         case str() as text:
             try:
-                return tuple(params.parse(text))
+                return tuple(params.parse_words(text))
             except params.ParamError as error:
                 raise schemas.BadDocument("params", str(error), value=text) from error
         case given:
@@ -155,21 +156,24 @@ def _statuses(request: Request) -> tuple[str, ...]:
 
 
 async def _show_run(doors: Doors, request: Request) -> Response:
-    events = await _events(doors, request.path_params["run"])
-    return JSONResponse(summary.build(events))
+    """The summary document, also of a run that goes on."""
+    history = await _history(doors, request.path_params["run"])
+    return JSONResponse(summary.document(history.run, history.state()))
 
 
-async def _events(doors: Doors, run: str) -> list[Event]:
-    events = await log_stream.events_of(doors, run)
-    if not events:
+async def _history(doors: Doors, run: str) -> History:
+    if await doors.store.run(run) is None:
         raise Problem(
             404,
             f'there is no run "{run}"',
             place="path",
             value=run,
-            remedy="`dagmill runs` lists them",
+            remedy="GET /api/v1/runs lists them",
         )
-    return events
+    try:
+        return await History.read(doors.store, run)
+    except HistoryError as error:
+        raise Problem(500, str(error), remedy="the run's row is still in the list") from error
 
 
 async def _log(doors: Doors, request: Request) -> Response:
@@ -181,71 +185,98 @@ async def _log(doors: Doors, request: Request) -> Response:
     follow = query.get("follow", "false")
     if follow not in ("true", "false"):
         raise Problem(400, "follow is true or false", place="query follow", value=follow)
-    events = await _events(doors, run)
-    if not step:
-        raise Problem(
-            400,
-            "say which step's log is wanted",
-            place="query step",
-            remedy=f"use one of: {', '.join(_steps(events)) or 'none has started yet'}",
-        )
-    attempt = log_stream.attempt_of(events, step, number=number)
-    if attempt.number is None and (attempt.over or follow == "false"):
-        raise _no_log(run, step, known=_steps(events))
+    history = await _history(doors, run)
+    known = [one.name for one in (*history.workflow.steps, *history.workflow.handlers)]
+    if step not in known:
+        raise _no_step(run, step, known=known)
+    attempt = log_stream.attempt_of(history.events, step, number=number)
     if follow == "true":
         stream = log_stream.follow(doors, run, step=step, attempt=number, offset=offset)
+    elif attempt.number is None or not _was_launched(history, step, attempt.number):
+        raise Problem(
+            404,
+            f'step "{step}" of run {run} has no such log: that attempt has not started',
+            place="query attempt" if number else "query step",
+            value=str(number or step),
+            remedy="follow=true waits for it",
+        )
     else:
-        path = await doors.log_path(run, step, attempt.number)
-        if path is None:
-            raise _no_log(run, step, known=_steps(events))
-        stream = log_stream.read(path, offset=offset)
+        stream = log_stream.read(await doors.log_path(run, step, attempt.number), offset=offset)
     return StreamingResponse(stream, media_type="text/plain; charset=utf-8")
 
 
-def _steps(events: list[Event]) -> list[str]:
-    return list(dict.fromkeys(e.step for e in events if isinstance(e, Launched)))
+def _was_launched(history: History, step: str, attempt: int) -> bool:
+    return any(
+        isinstance(event, Launched) and (event.step, event.attempt) == (step, attempt)
+        for event in history.events
+    )
 
 
-def _no_log(run: str, step: str, *, known: list[str]) -> Problem:
+def _no_step(run: str, step: str, *, known: list[str]) -> Problem:
     near = get_close_matches(step, known, 1)
-    hint = f'; did you mean "{near[0]}"?' if near and near[0] != step else ""
+    hint = f'; did you mean "{near[0]}"?' if near else ""
+    names = ", ".join(known)
+    if not step:
+        return Problem(
+            400,
+            "say which step's log is wanted",
+            place="query step",
+            remedy=f"use one of: {names}",
+        )
     return Problem(
         404,
-        f'step "{step}" of run {run} has no log{hint}',
+        f'run {run} has no step "{step}"{hint}',
         place="query step",
         value=step,
-        remedy="these steps have one: " + (", ".join(known) or "none has started"),
+        remedy=f"use one of: {names}",
     )
 
 
 async def _workflows(doors: Doors, request: Request) -> Response:
     query = _query(request, {"repository"})
-    lines = doors.schedules()
     documents = [
-        _workflow_document(row, lines)
+        document
         for repository in await _chosen(doors, query.get("repository"))
-        for _, row in sorted((await _definitions(doors, repository)).items())
+        for document in await _workflow_documents(doors, repository)
     ]
     return JSONResponse({"workflows": documents})
 
 
-async def _definitions(doors: Doors, row: RepositoryRow) -> dict[str, DefinitionRow]:
-    return await doors.store.definitions(row.repository, row.branch)
+async def _workflow_documents(doors: Doors, repository: RepositoryRow) -> list[dict[str, object]]:
+    """The workflows in force, by id."""
+    rows = await doors.store.definitions(repository.repository, repository.branch)
+    keys = {w: (row.blob, row.base_blob, row.path) for w, row in rows.items()}
+    entries = await doors.store.entries(catalog.LOADER, keys.values())
+    lines = [x for x in doors.schedules() if x.repository == repository.repository]
+    documents = []
+    for workflow, row in sorted(rows.items()):
+        stored = entries.get(keys[workflow])
+        name = (
+            catalog.from_json(stored.entry, path=row.path, blob=row.blob).name
+            if stored
+            else workflow
+        )
+        own = [x for x in lines if x.workflow == workflow]
+        documents.append(_workflow_document(repository, row, name=name, lines=own))
+    return documents
 
 
-def _workflow_document(row: DefinitionRow, lines: Sequence[ScheduleLine]) -> dict[str, object]:
-    own = [x for x in lines if (x.repository, x.workflow) == (row.repository, row.workflow)]
+def _workflow_document(
+    repository: RepositoryRow, row: DefinitionRow, *, name: str, lines: Sequence[ScheduleLine]
+) -> dict[str, object]:
+    stale = bool(row.problems)
     return {
         "repository": row.repository,
         "workflow": row.workflow,
-        "name": own[0].name if own else row.workflow,
+        "name": name,
         "path": row.path,
-        "commit": row.commit,
+        # A run's commit: a stale workflow stays wholly at its last good one.
+        "commit": row.commit if stale else repository.applied_commit,
         "schedules": [
             {"schedule": x.schedule, "zone": x.zone, "next_at": schemas.instant(x.next_at)}
-            for x in own
+            for x in lines
         ],
-        "stale": bool(row.problems),
+        "stale": stale,
         "problem_commit": row.problem_commit,
         "problems": row.problems.splitlines(),
     }

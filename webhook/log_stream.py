@@ -45,9 +45,9 @@ async def events_of(doors: Doors, run: str) -> list[Event]:
     return [journal.event(record) for record in await doors.store.events(run)]
 
 
-async def read(path: Path, *, offset: int) -> AsyncIterator[bytes]:
+async def read(path: Path | None, *, offset: int) -> AsyncIterator[bytes]:
     """The file from `offset` to its present end. A file that is not there has no bytes."""
-    while chunk := await asyncio.to_thread(_read, path, offset):
+    while path is not None and (chunk := await asyncio.to_thread(_read, path, offset)):
         offset += len(chunk)
         yield chunk
 
@@ -68,10 +68,9 @@ async def follow(
             if path is None and attempt is not None:
                 path = await doors.log_path(run, step, attempt)
             while True:
-                if path is not None:
-                    async for chunk in read(path, offset=offset):
-                        offset += len(chunk)
-                        yield chunk
+                async for chunk in read(path, offset=offset):
+                    offset += len(chunk)
+                    yield chunk
                 if now.over:
                     return
                 if await _woken(changed, doors.closing):

@@ -131,6 +131,7 @@ class Workflow:
     group: str = ""
     tags: tuple[str, ...] = ()
     schedule: Schedule | None = None
+    timezone: str | None = None  # IANA name; also the zone of DATE and MONTH
     push: PushFilter | None = None
     params: tuple[Param, ...] = ()
     env: tuple[tuple[str, str], ...] = ()

@@ -1,0 +1,44 @@
+"""How a fault in a workflow file is told before its place in the text is known.
+
+A fault names the path of keys and indexes that leads to it; `source` turns the path into a line
+and column, and only when there is a fault. The nearest valid spelling is found here, so that
+every message offers it in the same words. Pure.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+Place = tuple[str | int, ...]
+
+
+class LanguageError(ValueError):
+    """The author of a workflow, or who starts it, must change a text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """`message` about the value at `place`, or, with `on_key`, about the key that names it."""
+
+    place: Place
+    message: str
+    on_key: bool = False
+
+
+def quoted(word: str) -> str:
+    """`word` for a message: on one line, shortened, without control characters."""
+    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in word[:61])
+    return f'"{shown[:60]}…"' if len(word) > 60 else f'"{shown}"'
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`; did you mean "x"?` for the nearest of `known`, "" when none is near."""
+    squashed = {_squash(k): k for k in known}
+    near = difflib.get_close_matches(_squash(word[:100]), squashed, n=1, cutoff=0.6)
+    return f'; did you mean "{squashed[near[0]]}"?' if near else ""
+
+
+def _squash(word: str) -> str:
+    return word.replace("_", "").replace("-", "").lower() or word

@@ -36,7 +36,7 @@ class OutputNote:
 
 @dataclass(frozen=True, slots=True)
 class Queued:
-    """The run exists. `params` are (name or position, masked value) pairs in order."""
+    """The run exists. `params` are the given (name or position, masked value) pairs in order."""
 
     version: ClassVar[int] = 1
     at: datetime
@@ -75,7 +75,10 @@ class PreparationStarted:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """Preconditions were judged. `met` False skips; `error` fails instead ("" if none)."""
+    """Preconditions were judged. `met` False skips; `error` fails instead ("" if none).
+
+    For the run itself (step None) `params` are its (name or position, masked value) pairs.
+    """
 
     version: ClassVar[int] = 1
     at: datetime
@@ -83,6 +86,7 @@ class Prepared:
     met: bool
     reason: str = ""
     error: str = ""
+    params: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,156 @@
+"""All runs of this process: each admitted run gets a supervisor in one TaskGroup.
+
+Knows which runs it has and ends with them; what a run does is its supervisor's, when a run may
+start is admission's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+
+import structlog
+
+from runner.engine import workspace
+from runner.engine.history import History
+from runner.engine.parts import Checkout, Observer, Parts, Slots
+from runner.engine.state import RunStatus
+from runner.engine.supervisor import Supervisor
+from runner.executors import registry
+from storage.mask import Mask
+from storage.records import RunRow, Write
+from storage.store import Store
+
+log = structlog.get_logger(__name__)
+
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+def boot_id() -> str:
+    """The kernel's id of this boot: a process of another one is gone."""
+    return BOOT_ID.read_text().strip()
+
+
+class Engine:
+    """Supervises runs. `run_forever` owns their tasks; call the rest while it runs."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        runs: Path,
+        workspaces: Path,
+        clock: Callable[[], datetime],
+        inherited: Mapping[str, str],
+        mask: Mask,
+        zone: str,
+        url: str = "",
+        owes: Callable[[RunRow], Sequence[Write]] = lambda _: (),
+        checkout: Checkout | None = None,
+        max_steps: int = 64,
+        observe: Observer | None = None,
+    ) -> None:
+        """`runs` and `workspaces` are folders for logs and checkouts. Without `checkout`,
+        `workspaces` itself is the workspace of every run."""
+        self._runs = runs
+        self._workspaces = workspaces
+        self._parts = Parts(
+            store=store,
+            executors=registry(clock=clock),
+            clock=clock,
+            boot_id=boot_id(),
+            slots=Slots(max_steps),
+            inherited=inherited,
+            mask=mask,
+            zone=zone,
+            url=url,
+            owes=owes,
+            checkout=checkout,
+            observe=observe,
+        )
+        self._supervisors: dict[str, Supervisor] = {}
+        self._waiting: list[str] = []
+        self._group: asyncio.TaskGroup | None = None
+        self._closed = False
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @property
+    def running_steps(self) -> int:
+        """Processes of steps that are alive now."""
+        return sum(s.running for s in self._supervisors.values())
+
+    @property
+    def supervised(self) -> frozenset[str]:
+        """Runs that this process has and that are not over."""
+        return frozenset(self._supervisors)
+
+    async def run_forever(self) -> None:
+        """Own the supervisors until cancelled; then the processes are left alive."""
+        async with asyncio.TaskGroup() as group:
+            self._group = group
+            for run in self._waiting:
+                self.supervise(run)
+            await asyncio.Event().wait()
+
+    def supervise(self, run: str) -> None:
+        """Take an admitted run up; nothing if it is taken up already or the engine closed."""
+        if self._closed or run in self._supervisors:
+            return
+        if self._group is None:
+            self._waiting.append(run)
+            return
+        self._group.create_task(self._guarded(run), name=f"run {run}")
+
+    async def _guarded(self, run: str) -> None:
+        try:
+            await self.complete(run)
+        except Exception:
+            # the loop's edge: one run that cannot go on must not take the others with it
+            log.exception("run_abandoned", run=run)
+
+    async def complete(self, run: str) -> RunRow:
+        """Supervise a run to its end in the caller's own task and return its final head."""
+        history = await History.read(self._parts.store, run)
+        folder = workspace.run_folder(self._runs, run)
+        place = self._workspaces
+        if self._parts.checkout is not None:
+            place = workspace.workspace_folder(self._workspaces, run)
+        supervisor = Supervisor(history, parts=self._parts, folder=folder, workspace=place)
+        self._supervisors[run] = supervisor
+        self._idle.clear()
+        try:
+            row = await supervisor.supervise()
+        finally:
+            del self._supervisors[run]
+            if not self._supervisors:
+                self._idle.set()
+        if self._parts.checkout is not None and row.status != RunStatus.FAILED:
+            # a failed run's files are kept for whoever looks into it
+            await asyncio.to_thread(workspace.remove, place)
+        log.info(
+            "run_finished", run=run, workflow=row.workflow, status=row.status, reason=row.reason
+        )
+        return row
+
+    def stop(self, run: str, by: str) -> bool:
+        """Ask a supervised run to stop, a second time to be killed. False: it is not here."""
+        supervisor = self._supervisors.get(run)
+        if supervisor is None:
+            return False
+        supervisor.request_stop(by)
+        return True
+
+    def close(self) -> None:
+        """Take no further run up; those that are here go on."""
+        self._closed = True
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Wait until no run is left. False: some still were when the time was over."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._idle.wait()
+        return self._idle.is_set()

@@ -1,0 +1,210 @@
+"""Events ↔ records, and the writes that begin a run.
+
+Knows how facts are written down and read again, also those of older versions; leaves what they
+mean to `state` and where they are kept to the store. A record that this version cannot read is
+an error and never skipped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from runner.engine import events as ev
+from runner.engine.events import Event, LogDigest, OutputNote, Queued, Started
+from runner.engine.scope import params_text
+from runner.engine.state import RunState, RunStatus
+from runner.language.model import Workflow
+from runner.language.params import Bound
+from runner.triggers import Trigger, TriggerType
+from storage.mask import is_secret_name
+from storage.records import Append, EventRecord, PutSource, PutValues, RequireRoom, RunRow, Write
+
+RUN_SCOPE = "run"  # the scope of run_values that belongs to the run as a whole
+PARAMS = "params"
+
+
+class UnreadableRecord(Exception):
+    """A record was written by a newer version, or is damaged."""
+
+
+_TYPES: dict[str, type[Event]] = {
+    cls.__name__: cls
+    for cls in (
+        ev.Queued,
+        ev.Started,
+        ev.PreparationStarted,
+        ev.Prepared,
+        ev.Launched,
+        ev.StopSent,
+        ev.Ended,
+        ev.Skipped,
+        ev.Cancelled,
+        ev.StopRequested,
+        ev.RunTimedOut,
+        ev.Settled,
+        ev.Finished,
+    )
+}
+_FIELDS = {
+    name: tuple(f.name for f in fields(cls) if f.name != "at") for name, cls in _TYPES.items()
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a definition comes from; all "" for a file outside any repository."""
+
+    repository: str = ""
+    ref: str = ""
+    commit: str = ""
+    blob: str = ""
+    dirty: bool = False
+
+
+def new_run_id(at: datetime) -> str:
+    """Sorts by time; the random part makes it unique (48 bits within one second)."""
+    return f"{at.astimezone(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(6)}"
+
+
+def record(run: str, seq: int, event: Event) -> EventRecord:
+    name = type(event).__name__
+    data = json.dumps(
+        {f: getattr(event, f) for f in _FIELDS[name]},
+        default=_plain,
+        separators=(",", ":"),
+        ensure_ascii=False,
+    )
+    return EventRecord(run, seq, event.at, name, event.version, data)
+
+
+def event(record: EventRecord) -> Event:
+    """Raises UnreadableRecord."""
+    cls = _TYPES.get(record.type)
+    if cls is None or record.version > cls.version:
+        raise UnreadableRecord(
+            f"run {record.run}, event {record.seq}: {record.type} version {record.version} was "
+            "written by a newer Dagmill; use that version or a newer one"
+        )
+    data = json.loads(record.data)
+    if cls is Queued:
+        data["trigger"] = _trigger(data["trigger"])
+    if data.get("params") is not None:
+        data["params"] = tuple((k, v) for k, v in data["params"])
+    if data.get("log") is not None:
+        data["log"] = LogDigest(**data["log"])
+    if data.get("outputs") is not None:
+        data["outputs"] = tuple(OutputNote(**o) for o in data["outputs"])
+    return cls(at=record.at, **data)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return asdict(value)
+
+
+def _trigger(data: dict[str, Any]) -> Trigger:
+    for name in ("at", "slot", "previous_slot"):
+        if data[name] is not None:
+            data[name] = datetime.fromisoformat(data[name])
+    return Trigger(**{**data, "type": TriggerType(data["type"])})
+
+
+def records(run: str, after: int, new: Sequence[Event]) -> tuple[EventRecord, ...]:
+    """`new` as the records that follow seq `after`."""
+    return tuple(record(run, seq, e) for seq, e in enumerate(new, after + 1))
+
+
+def head(run: str, state: RunState) -> RunRow:
+    """The row that lists show, from the folded state."""
+    queued = state.queued
+    if queued is None:
+        raise ValueError(f"run {run} has no Queued event")
+    return RunRow(
+        run=run,
+        repository=queued.repository,
+        workflow=queued.workflow,
+        name=queued.name,
+        status=state.status,
+        reason=state.reason,
+        trigger_type=queued.trigger.type,
+        ref=queued.ref,
+        commit=queued.commit,
+        queued_at=queued.at,
+        started_at=state.started.at if state.started else None,
+        finished_at=state.finished_at,
+        seq=state.seq,
+    )
+
+
+def queued_writes(
+    run: str,
+    *,
+    at: datetime,
+    workflow: Workflow,
+    source: str,
+    origin: Origin,
+    trigger: Trigger,
+    params: Bound,
+) -> tuple[Write, ...]:
+    """What makes a run exist: its source, its first event and head, and its given params."""
+    sha256 = hashlib.sha256(source.encode()).hexdigest()
+    queued = Queued(
+        at=at,
+        workflow=workflow.id,
+        name=workflow.name,
+        path=workflow.path,
+        repository=origin.repository,
+        ref=origin.ref,
+        commit=origin.commit,
+        blob=origin.blob,
+        definition_sha256=sha256,
+        trigger=trigger,
+        params=_shown(params),
+        dirty=origin.dirty,
+    )
+    row = RunRow(
+        run=run,
+        repository=origin.repository,
+        workflow=workflow.id,
+        name=workflow.name,
+        status=RunStatus.QUEUED,
+        reason="",
+        trigger_type=trigger.type,
+        ref=origin.ref,
+        commit=origin.commit,
+        queued_at=at,
+        seq=1,
+    )
+    return (
+        PutSource(sha256, source),
+        Append(run, 0, records(run, 0, [queued]), row),
+        PutValues(run, ((RUN_SCOPE, PARAMS, params_text(params)),)),
+    )
+
+
+def _shown(params: Bound) -> tuple[tuple[str, str], ...]:
+    """What was given, secrets left out; declared values are known once the run is prepared."""
+    labelled = ((p.name or str(p.position), p.value) for p in params.params if p.given)
+    return tuple((k, "***" if is_secret_name(k) else v) for k, v in labelled)
+
+
+def started_writes(
+    row: RunRow, *, at: datetime, runner: str, host: str, room: int
+) -> tuple[Write, ...]:
+    """What takes a queued run out of the queue. `room`: its workflow's limit of active runs.
+
+    Written, they raise Busy when there is no room and Conflict when the run is no longer queued.
+    """
+    started = Started(at, host, runner)
+    new = replace(row, status=RunStatus.RUNNING, started_at=at, seq=row.seq + 1)
+    return (
+        RequireRoom(row.repository, row.workflow, (RunStatus.RUNNING,), room),
+        Append(row.run, row.seq, records(row.run, row.seq, [started]), new),
+    )

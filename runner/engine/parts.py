@@ -1,0 +1,67 @@
+"""What a supervisor is given: plain parts that all runs of this process share.
+
+Holds references and the count of process slots; decides nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from runner.engine.events import Event
+from runner.engine.state import RunState
+from runner.executors.base import Executor
+from storage.mask import Mask
+from storage.records import RunRow, Write
+from storage.store import Store
+
+# (repository, commit, folder): put the commit's files into the folder, which does not exist yet
+Checkout = Callable[[str, str, Path], Awaitable[None]]
+# called with a run's state and its new events when they are durable
+Observer = Callable[[RunState, Sequence[Event]], None]
+
+
+class Slots:
+    """How many processes may run at once, over all runs. Callers that find none free are told
+    when some are, in the order in which they asked."""
+
+    def __init__(self, limit: int) -> None:
+        self.free = limit
+        self._waiting: dict[Callable[[], None], None] = {}
+
+    def take(self) -> None:
+        self.free -= 1
+
+    def give(self, count: int = 1) -> None:
+        self.free += count
+        for callback in list(self._waiting)[: max(0, self.free)]:
+            del self._waiting[callback]
+            callback()
+
+    def tell_when_free(self, callback: Callable[[], None]) -> None:
+        """Call back once when a slot is given back; asking again before that changes nothing."""
+        self._waiting.setdefault(callback, None)
+
+    def forget(self, callback: Callable[[], None]) -> None:
+        self._waiting.pop(callback, None)
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """`inherited` is what steps get of this process's environment, `zone` the zone of DATE where
+    a workflow names none, `mask` hides the service's own credentials."""
+
+    store: Store
+    executors: Mapping[str, Executor]
+    clock: Callable[[], datetime]
+    boot_id: str
+    slots: Slots
+    inherited: Mapping[str, str]
+    mask: Mask
+    zone: str
+    url: str  # where people see runs, "" if nowhere
+    owes: Callable[[RunRow], Sequence[Write]]
+    checkout: Checkout | None = None  # None: the workspace is there already
+    observe: Observer | None = None

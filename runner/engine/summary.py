@@ -1,0 +1,183 @@
+"""What a run amounts to, as the document that everyone reads: the status branch, the API, the
+CLI's `--json`, a handler's DAG_RUN_SUMMARY_FILE.
+
+Made from folded state alone, so the same run always gives the same document. All values in it
+are masked already. Pure.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from runner.engine.state import RunState, StepState
+from runner.triggers import Trigger
+
+SCHEMA_VERSION = 1
+
+Document = dict[str, Any]
+
+
+def document(run: str, state: RunState) -> Document:
+    """The summary of a run at any time of its life; `finished_at` is null until it is final.
+
+    Times are RFC 3339 in UTC, durations whole milliseconds, commits 40 hex digits.
+    """
+    queued, started = state.queued, state.started
+    if queued is None:
+        raise ValueError(f"run {run} has no Queued event")
+    result: Document = {
+        "schema_version": SCHEMA_VERSION,
+        "run": run,
+        "workflow": {"id": queued.workflow, "name": queued.name, "path": queued.path},
+        "repository": queued.repository,
+        "ref": queued.ref,
+        "commit": queued.commit,
+        "blob": queued.blob,
+        "definition_sha256": queued.definition_sha256,
+        "trigger": _trigger(queued.trigger),
+        "params": dict(state.params),
+        "status": state.status.value,
+        "reason": state.reason,
+        "queued_at": _time(queued.at),
+        "started_at": _time(started.at if started else None),
+        "finished_at": _time(state.finished_at),
+        "duration_ms": _ms(started.at if started else None, state.finished_at),
+        "steps": [_step(s) for s in state.steps[: state.first_handler]],
+        "handlers": [_step(s) for s in state.steps[state.first_handler :] if s.attempt or s.final],
+        "runner": {
+            "version": started.runner if started else "",
+            "host": started.host if started else "",
+        },
+    }
+    if not queued.repository:
+        result["dirty"] = queued.dirty
+    return result
+
+
+def _trigger(trigger: Trigger) -> Document:
+    return {
+        "type": trigger.type.value,
+        "key": trigger.key,
+        "before": trigger.before,
+        "after": trigger.after,
+        "actor": trigger.actor,
+        "delivery": trigger.delivery,
+        "slot": _time(trigger.slot),
+    }
+
+
+def _step(step: StepState) -> Document:
+    log = step.log
+    return {
+        "name": step.step.name,
+        "status": step.status.value,
+        "reason": step.reason,
+        "exit_code": step.exit_code,
+        "signal": step.signal,
+        "attempts": step.attempt,
+        "started_at": _time(step.started_at),
+        "duration_ms": _ms(step.started_at, step.ended_at if step.final else None),
+        "log": None
+        if log is None
+        else {"bytes": log.bytes, "lines": log.lines, "sha256": log.sha256, "tail": log.tail},
+    }
+
+
+def _time(at: datetime | None) -> str | None:
+    return None if at is None else at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _ms(start: datetime | None, end: datetime | None) -> int | None:
+    if start is None or end is None:
+        return None
+    return max(0, (end - start) // timedelta(milliseconds=1))
+
+
+# The page for people
+
+
+def markdown(document: Document) -> str:
+    """The same as a Markdown page; everything that a workflow or a step wrote is escaped."""
+    workflow, trigger = document["workflow"], document["trigger"]
+    facts = [
+        ("Status", f"**{document['status']}**" + _because(document["reason"])),
+        ("Commit", f"`{document['commit']}`" if document["commit"] else "none"),
+        ("Ref", escape(document["ref"])),
+        (
+            "Trigger",
+            escape(trigger["type"] + (f" by {trigger['actor']}" if trigger["actor"] else "")),
+        ),
+        ("Started", document["started_at"] or "never"),
+        ("Duration", duration(document["duration_ms"])),
+        ("Run", f"`{document['run']}`"),
+    ]
+    lines = [f"# {escape(workflow['name'])}", ""]
+    lines += ["| | |", "|---|---|", *(f"| {k} | {v} |" for k, v in facts), ""]
+    if document["params"]:
+        lines += ["| param | value |", "|---|---|"]
+        lines += [f"| {escape(k)} | {escape(v)} |" for k, v in document["params"].items()]
+        lines.append("")
+    lines += ["| step | status | attempts | duration | |", "|---|---|---|---|---|"]
+    steps = [*document["steps"], *document["handlers"]]
+    lines += [
+        f"| {escape(s['name'])} | {s['status']} | {s['attempts']} | {duration(s['duration_ms'])} "
+        f"| {escape(s['reason'])} |"
+        for s in steps
+    ]
+    for step in steps:
+        if step["status"] == "failed" and step["log"] and step["log"]["tail"]:
+            lines += ["", f"## The end of {escape(step['name'])}", "", *fenced(step["log"]["tail"])]
+    return "\n".join(lines) + "\n"
+
+
+def _because(reason: str) -> str:
+    return f" ({escape(reason)})" if reason else ""
+
+
+def duration(ms: int | None) -> str:
+    """A length of time for people: `340 ms`, `12.3 s`, `4 min 5 s`, `2 h 3 min`."""
+    if ms is None:
+        return ""
+    if ms < 1000:
+        return f"{ms} ms"
+    seconds = ms / 1000
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(int(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def escape(text: str) -> str:
+    """Text as Markdown and HTML show it literally, on one line; control and bidirectional
+    characters become visible."""
+    return "".join(
+        f"\\{c}" if c in "\\`*_{}[]#|~!" else {"<": "&lt;", ">": "&gt;", "&": "&amp;"}.get(c, c)
+        for c in visible(" ".join(text.splitlines()))
+    )
+
+
+def visible(text: str) -> str:
+    """Control, bidirectional and zero-width characters as `\\u{…}`; newline and tab stay."""
+    return "".join(c if _harmless(c) else f"\\u{{{ord(c):x}}}" for c in text)
+
+
+def _harmless(c: str) -> bool:
+    if c in "\n\t":
+        return True
+    code = ord(c)
+    control = code < 0x20 or 0x7F <= code <= 0x9F
+    hidden = 0x200B <= code <= 0x200F or 0x202A <= code <= 0x202E or 0x2060 <= code <= 0x206F
+    return not (control or hidden or code == 0xFEFF or 0xD800 <= code <= 0xDFFF)
+
+
+def fenced(text: str) -> list[str]:
+    """The lines of a code block whose fence is longer than any in the text."""
+    longest = run = 0
+    for c in text:
+        run = run + 1 if c == "`" else 0
+        longest = max(longest, run)
+    fence = "`" * max(3, longest + 1)
+    return [fence + "text", *visible(text).split("\n"), fence]

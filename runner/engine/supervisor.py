@@ -1,0 +1,339 @@
+"""The loop round `plan`: one task per run that records facts and then carries out effects.
+
+It owns the run's folded state. Facts that arrive (an attempt ended, a stop was asked for) and the
+actions that `decide` answers with become one append; effects (spawning, signals) are released
+when that append is durable. It decides nothing itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable, Generator
+from datetime import datetime
+from pathlib import Path
+from typing import Any, assert_never
+
+import structlog
+
+from runner.engine import plan, scope
+from runner.engine.attempts import Attempts, Finding
+from runner.engine.evaluation import evaluate
+from runner.engine.events import (
+    Ended,
+    Event,
+    Finished,
+    Launched,
+    PreparationStarted,
+    Prepared,
+    StopRequested,
+)
+from runner.engine.history import History
+from runner.engine.journal import RUN_SCOPE, head, records
+from runner.engine.parts import Parts
+from runner.engine.scope import Evaluated, Evaluation, RunScope, ScopeError, Verdict
+from runner.engine.state import apply, fold
+from runner.executors.base import Execution, Outcome, Task
+from storage.records import PutValues, RunRow, Write
+from storage.store import Conflict, StorageError
+
+log = structlog.get_logger(__name__)
+
+STORE_RETRY_S = 1.0
+
+Effect = Callable[[], None]
+Fact = tuple[Event, tuple[Write, ...]]
+
+
+class Supervisor:
+    """Takes one admitted run to its end. `supervise` is called once."""
+
+    def __init__(self, history: History, *, parts: Parts, folder: Path, workspace: Path) -> None:
+        self.run = history.run
+        self._parts = parts
+        self._workflow = history.workflow
+        self._prepares = scope.steps_to_prepare(history.workflow)
+        self._state = fold(history.workflow, history.events, prepares=self._prepares)
+        self._attempts = Attempts(
+            history, state=self._state, parts=parts, folder=folder, workspace=workspace
+        )
+        self._folder = folder
+        self._workspace = workspace
+        self._inbox: list[Fact] = []
+        self._wake = asyncio.Event()
+        self._executions: dict[str, Execution] = {}
+        self._preparations: dict[str | None, asyncio.Task[None]] = {}
+        self._held = 0  # slots taken for what runs or is being prepared
+        self._taken_up = False
+
+    @property
+    def running(self) -> int:
+        """Steps whose processes are alive now."""
+        return len(self._executions)
+
+    def request_stop(self, by: str) -> None:
+        """Ask the run to stop; a second time kills. Takes effect in the loop's next turn."""
+        self._deliver((StopRequested(self._parts.clock(), by), ()))
+
+    async def supervise(self) -> RunRow:
+        """Run to the end and return the final head. Cancelling it leaves the processes alive."""
+        try:
+            while not self._state.final:
+                if not await self._turn():
+                    await self._wait()
+        finally:
+            for task in self._preparations.values():
+                task.cancel()
+            self._parts.slots.forget(self._wake.set)
+        await self._attempts.end_left_behind()
+        return head(self.run, self._state)
+
+    def _deliver(self, fact: Fact) -> None:
+        self._inbox.append(fact)
+        self._wake.set()
+
+    async def _wait(self) -> None:
+        """Until a fact arrives, a slot becomes free or an instant comes."""
+        due = plan.next_due(self._state)
+        timer = None
+        if due is not None:
+            delay_s = max(0.0, (due - self._parts.clock()).total_seconds())
+            timer = asyncio.get_running_loop().call_later(delay_s, self._wake.set)
+        try:
+            await self._wake.wait()
+        finally:
+            if timer is not None:
+                timer.cancel()
+        self._wake.clear()
+
+    async def _turn(self) -> bool:
+        """Fold what arrived, decide until nothing is left, append once, then do. False: idle."""
+        arrived, self._inbox = self._inbox, []
+        new: list[Event] = []
+        also: list[Write] = []
+        effects: list[Effect] = []
+        after = self._state.seq
+        for event, writes in arrived:
+            if self._outdated(event):
+                continue
+            self._record(event, new)
+            also.extend(writes)
+        now = self._parts.clock()
+        while actions := plan.decide(self._state, now, room=self._parts.slots.free):
+            for action in actions:
+                self._take(action, now, new=new, also=also, effects=effects)
+        self._stop_unwanted_preparations()
+        if not new:
+            if self._state.ready or self._state.retries:
+                self._parts.slots.tell_when_free(self._wake.set)
+            return False
+        if isinstance(new[-1], Finished):
+            also.extend(self._parts.owes(head(self.run, self._state)))
+        try:
+            await self._parts.store.append(
+                self.run,
+                after=after,
+                records=records(self.run, after, new),
+                head=head(self.run, self._state),
+                also=also,
+            )
+        except Conflict:
+            await self._read_again(arrived)
+            return True
+        except StorageError as error:
+            # the disk may have room again soon, and what runs must not be forgotten
+            log.warning("run_not_recorded", run=self.run, error=str(error), retry_s=STORE_RETRY_S)
+            await asyncio.sleep(STORE_RETRY_S)
+            await self._read_again(arrived)
+            return True
+        if self._parts.observe is not None:
+            self._parts.observe(self._state, new)
+        for effect in effects:
+            effect()
+        return True
+
+    def _outdated(self, event: Event) -> bool:
+        """A preparation's result that came after its step was cancelled."""
+        if not isinstance(event, Prepared):
+            return False
+        if event.step is None:
+            return self._state.outcome is not None
+        return self._state.steps[self._state.index[event.step]].final
+
+    def _record(self, event: Event, new: list[Event]) -> None:
+        apply(self._state, event)
+        new.append(event)
+
+    async def _read_again(self, arrived: list[Fact]) -> None:
+        """Someone wrote first: fold again from the store and put back what had arrived."""
+        history = await History.read(self._parts.store, self.run)
+        self._state = fold(self._workflow, history.events, prepares=self._prepares)
+        self._attempts.state = self._state
+        self._release(self._held - len(self._executions) - len(self._preparations))
+        self._inbox = arrived + self._inbox
+
+    # Slots
+
+    def _hold(self) -> None:
+        self._parts.slots.take()
+        self._held += 1
+
+    def _release(self, count: int = 1) -> None:
+        self._held -= count
+        self._parts.slots.give(count)
+
+    # Actions
+
+    def _take(
+        self,
+        action: plan.Action,
+        now: datetime,
+        *,
+        new: list[Event],
+        also: list[Write],
+        effects: list[Effect],
+    ) -> None:
+        match action:
+            case plan.Record(event):
+                self._record(event, new)
+            case plan.Prepare(step):
+                self._prepare(step, now, new=new, also=also, effects=effects)
+            case plan.Launch(step, attempt):
+                self._launch(step, attempt, now, new=new, effects=effects)
+            case plan.Stop(sent):
+                self._record(sent, new)
+                effects.append(lambda: self._send(sent.step, sent.signal))
+            case _:
+                assert_never(action)
+
+    def _send(self, step: str, signal: int) -> None:
+        if (execution := self._executions.get(step)) is not None:
+            execution.send(signal)
+
+    def _launch(
+        self, step: str, attempt: int, now: datetime, *, new: list[Event], effects: list[Effect]
+    ) -> None:
+        launch = secrets.token_hex(4)
+        try:
+            task = self._attempts.task(step, attempt, launch)
+        except (ScopeError, OSError) as error:
+            ended = Ended(now, step, attempt, "", None, None, str(error), retryable=False)
+            self._record(ended, new)
+            return
+        self._record(Launched(now, step, attempt, launch, self._parts.boot_id), new)
+        self._hold()
+        effects.append(lambda: self._spawn(task))
+
+    def _spawn(self, task: Task) -> None:
+        try:
+            self._attempts.write_files(task)
+        except OSError as error:
+            self._ended(task, Outcome(self._parts.clock(), error=f"could not be started: {error}"))
+            return
+        executor = self._parts.executors["command"]
+        self._executions[task.step] = executor.start(task, lambda o: self._ended(task, o))
+
+    def _ended(self, task: Task, outcome: Outcome) -> None:
+        """An attempt is over: read what it left, here if that is quick, else in a thread."""
+        if self._attempts.reads_quickly(task):
+            self._concluded(task, outcome, self._attempts.findings(task))
+            return
+        reading = asyncio.get_running_loop().run_in_executor(None, self._attempts.findings, task)
+        reading.add_done_callback(lambda f: self._concluded(task, outcome, f.result()))
+
+    def _concluded(self, task: Task, outcome: Outcome, finding: Finding) -> None:
+        self._executions.pop(task.step, None)
+        self._release()
+        self._deliver(self._attempts.conclude(task, outcome, finding))
+
+    # Preparations
+
+    def _prepare(
+        self,
+        step: str | None,
+        now: datetime,
+        *,
+        new: list[Event],
+        also: list[Write],
+        effects: list[Effect],
+    ) -> None:
+        if step is None and not self._parts.checkout:
+            done = self._at_once(now)
+            if done is not None:
+                self._record(done[0], new)
+                also.extend(done[1])
+                return
+        self._record(PreparationStarted(now, step), new)
+        self._hold()
+        effects.append(lambda: self._begin_preparation(step))
+
+    def _at_once(self, now: datetime) -> Fact | None:
+        """The run's preparation, if no process is needed for it."""
+        generator = self._attempts.preparation_of_run()
+        try:
+            next(generator)
+        except StopIteration as stop:
+            return self._prepared_run(now, *stop.value)
+        except ScopeError as error:
+            return Prepared(now, None, True, error=str(error)), ()
+        return None
+
+    def _begin_preparation(self, step: str | None) -> None:
+        task = asyncio.get_running_loop().create_task(self._preparation(step))
+        self._preparations[step] = task
+        task.add_done_callback(lambda _: self._preparation_over(step))
+
+    def _preparation_over(self, step: str | None) -> None:
+        self._preparations.pop(step, None)
+        self._release()
+        self._wake.set()
+
+    def _stop_unwanted_preparations(self) -> None:
+        for step, task in self._preparations.items():
+            settled = self._state.outcome is not None
+            if settled if step is None else self._state.steps[self._state.index[step]].final:
+                task.cancel()
+
+    async def _preparation(self, step: str | None) -> None:
+        """Make the workspace (for the run), judge conditions, run command substitutions."""
+        try:
+            if step is None:
+                await self._make_workspace()
+                result = await self._drive(self._attempts.preparation_of_run(), self._workspace)
+                self._deliver(self._prepared_run(self._parts.clock(), *result))
+            else:
+                cwd = self._attempts.directory(step)
+                texts, verdict = await self._drive(self._attempts.preparation(step), cwd)
+                event = Prepared(
+                    self._parts.clock(), step, verdict.met, verdict.reason, verdict.error
+                )
+                self._deliver((event, self._attempts.keep_texts(step, texts)))
+        except (ScopeError, OSError, StorageError) as error:
+            self._deliver((Prepared(self._parts.clock(), step, True, error=str(error)), ()))
+
+    async def _make_workspace(self) -> None:
+        queued = self._state.queued
+        if self._parts.checkout is not None and queued is not None:
+            await self._parts.checkout(queued.repository, queued.commit, self._workspace)
+
+    def _prepared_run(self, now: datetime, found: RunScope, verdict: Verdict) -> Fact:
+        self._attempts.run_scope = found
+        event = Prepared(
+            now,
+            None,
+            verdict.met,
+            verdict.reason,
+            verdict.error,
+            params=self._attempts.masked_params(),
+        )
+        return event, (PutValues(self.run, ((RUN_SCOPE, "scope", found.text()),)),)
+
+    async def _drive(self, generator: Generator[Evaluation, Evaluated, Any], cwd: Path) -> Any:
+        """Feed a generator the evaluations that it asks for."""
+        answer: Evaluated | None = None
+        try:
+            while True:
+                wanted = next(generator) if answer is None else generator.send(answer)
+                answer = await evaluate(wanted, cwd=cwd)
+        except StopIteration as stop:
+            return stop.value

@@ -1,0 +1,63 @@
+"""What an executor is: it carries one attempt of one step out.
+
+Everything about why and when is decided before; an executor knows its task, tells how it ended,
+and passes signals on. `Executor` states the contract.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One attempt, ready to begin. `folder` is the launch's own, new and empty; the executor
+    writes the log to `out` (and to `err`, where `separate_streams`) below it."""
+
+    run: str
+    step: str
+    attempt: int
+    launch: str
+    folder: Path
+    cwd: Path
+    env: dict[str, str]
+    argv: tuple[str, ...]
+    script: str | None = None
+    separate_streams: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How an attempt ended: a code, a signal's number, or (both None) an error in words."""
+
+    at: datetime
+    exit_code: int | None = None
+    signal: int | None = None
+    error: str = ""
+
+
+class Execution(Protocol):
+    """An attempt that is under way."""
+
+    def send(self, signal: int) -> None:
+        """Pass a signal on to all that the attempt started; nothing if it is over."""
+
+
+class Executor(Protocol):
+    """Begins attempts. One object serves all runs; calls come from the event loop only."""
+
+    def start(self, task: Task, done: Callable[[Outcome], None]) -> Execution:
+        """Begin the attempt and return at once.
+
+        Called once per launch, after its Launched event is durable. `done` is called exactly
+        once, from the event loop, never during this call. What keeps it from beginning (no such
+        program, folder gone) is an Outcome with `error`, not an exception.
+        """
+
+    async def end_left_behind(self, run: str, *, grace_s: float) -> None:
+        """End what the run's attempts left running: TERM, and after `grace_s` KILL. Called once,
+        when the run is over; a second call does nothing."""

@@ -1,0 +1,220 @@
+"""Local processes: each attempt is a process group of its own under a small wrapper.
+
+The wrapper of shell builtins writes `begin` (boot id and its own start time; exclusive, so that
+a launch can begin only once) and `exit` (the code) into the launch folder: the facts that a
+restarted service needs. While this process lives, the wrapper's wait status is the outcome.
+Output goes straight from the process to its log file; nothing is piped through here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+
+from runner.executors.base import Execution, Outcome, Task
+
+# ":" and not "" in trap: an ignored signal would be inherited by the step, a trapped one is reset.
+# The sed-like stat line is kept whole: field 22 is the start time, the reader picks it out.
+WRAPPER = """\
+trap : HUP INT QUIT TERM USR1 USR2
+set -C; read -r b </proc/sys/kernel/random/boot_id; read -r s </proc/$$/stat
+{ echo "$b $s" >"$0/begin"; } 2>/dev/null || exit 125
+set +C; "$@"; r=$?; echo $r >"$0/exit"; exit $r"""
+
+_LARGEST_SIGNAL = 64
+
+
+def wrapped(folder: Path, argv: tuple[str, ...]) -> list[str]:
+    """The command line that runs `argv` under the wrapper."""
+    return ["/bin/sh", "-c", WRAPPER, str(folder), *argv]
+
+
+class CommandExecutor:
+    """Starts processes with Popen and waits for them by pidfd on the running loop."""
+
+    def __init__(self, *, clock: Callable[[], datetime]) -> None:
+        self._clock = clock
+        self._left: dict[str, list[LeftBehind]] = {}
+
+    def start(self, task: Task, done: Callable[[Outcome], None]) -> Execution:
+        loop = asyncio.get_running_loop()
+        try:
+            process = _spawn(task)
+        except (OSError, ValueError) as error:
+            outcome = Outcome(self._clock(), error=f"could not be started: {error}")
+            loop.call_soon(done, outcome)
+            return _Nothing()
+        return _Process(process, task=task, done=done, executor=self, loop=loop)
+
+    def now(self) -> datetime:
+        return self._clock()
+
+    def note_left_behind(self, run: str, group: int) -> None:
+        """Remember who is left of a group whose main process has ended, if anyone is."""
+        if group_exists(group):
+            self._left.setdefault(run, []).append(LeftBehind(group, group_members(group)))
+
+    async def end_left_behind(self, run: str, *, grace_s: float) -> None:
+        for left in self._left.pop(run, []):
+            if left.send(signal.SIGTERM):
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(grace_s):
+                        await left.gone()
+                left.send(signal.SIGKILL)
+
+
+def _spawn(task: Task) -> subprocess.Popen[bytes]:
+    out = os.open(task.folder / "out", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    err = out
+    try:
+        if task.separate_streams:
+            err = os.open(
+                task.folder / "err", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
+            )
+        return subprocess.Popen(
+            wrapped(task.folder, task.argv),
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=err,
+            cwd=task.cwd,
+            env=task.env,
+            start_new_session=True,
+        )
+    finally:
+        os.close(out)
+        if err != out:
+            os.close(err)
+
+
+class _Nothing:
+    def send(self, signal: int) -> None:
+        """It never began."""
+
+
+class _Process:
+    """One running wrapper; its process group's id is its pid."""
+
+    def __init__(
+        self,
+        process: subprocess.Popen[bytes],
+        *,
+        task: Task,
+        done: Callable[[Outcome], None],
+        executor: CommandExecutor,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self._process = process
+        self._task = task
+        self._done = done
+        self._executor = executor
+        self._loop = loop
+        self._pidfd = os.pidfd_open(process.pid)
+        loop.add_reader(self._pidfd, self._ended)
+
+    def send(self, signal: int) -> None:
+        # To the group, not the child: sh -c "a | b" leaves b alive otherwise. The pid cannot be
+        # another's: it is reaped only in _ended, which sets the return code.
+        if self._process.returncode is None:
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal)
+
+    def _ended(self) -> None:
+        self._loop.remove_reader(self._pidfd)
+        os.close(self._pidfd)
+        code = self._process.wait()
+        self._executor.note_left_behind(self._task.run, self._process.pid)
+        self._done(_outcome(code, at=self._executor.now(), folder=self._task.folder))
+
+
+def _outcome(code: int, *, at: datetime, folder: Path) -> Outcome:
+    if code < 0:
+        return Outcome(at, signal=-code)
+    if code > 128 and code - 128 <= _LARGEST_SIGNAL and _is_signal(code - 128):
+        # the wrapper's shell says a death by signal as 128+n; so would `exit 143`, and a shell's
+        # user reads both alike
+        return Outcome(at, exit_code=code, signal=code - 128)
+    if code == 125 and not (folder / "begin").exists():
+        return Outcome(at, error=f"could not begin: {folder} is not writable")
+    return Outcome(at, exit_code=code)
+
+
+def _is_signal(number: int) -> bool:
+    return number in signal.valid_signals()
+
+
+class LeftBehind:
+    """The processes that outlived the main process of their group.
+
+    A group's id may be used anew once the group is empty, so it is signalled only while one of
+    the processes seen then (same pid, same start time) is still in it.
+    """
+
+    def __init__(self, group: int, members: dict[int, str]) -> None:
+        self._group = group
+        self._members = members
+
+    def _alive(self) -> bool:
+        now = group_members(self._group)
+        return any(now.get(pid) == started for pid, started in self._members.items())
+
+    def send(self, number: int) -> bool:
+        """Signal the group; False if nobody is left."""
+        if not self._alive():
+            return False
+        with suppress(ProcessLookupError):
+            os.killpg(self._group, number)
+        return True
+
+    async def gone(self) -> None:
+        """Wait until the processes seen are over."""
+        for pid in self._members:
+            with suppress(ProcessLookupError):
+                pidfd = os.pidfd_open(pid)
+                try:
+                    if group_members(self._group).get(pid) == self._members[pid]:
+                        await _readable(pidfd)
+                finally:
+                    os.close(pidfd)
+
+
+async def _readable(fd: int) -> None:
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+    loop.add_reader(fd, ended.set)
+    try:
+        await ended.wait()
+    finally:
+        loop.remove_reader(fd)
+
+
+def group_members(group: int) -> dict[int, str]:
+    """pid → start time (clock ticks, as text) of the live processes of a process group.
+
+    Reads /proc; only for the rare group that outlives its main process.
+    """
+    members = {}
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        with suppress(OSError):
+            # the name in parentheses may hold blanks and parentheses itself
+            fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            if int(fields[2]) == group and fields[0] != "Z":
+                members[int(entry.name)] = fields[19]
+    return members
+
+
+def group_exists(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from storage.remote import GitError, Unreachable
+from storage.git_errors import GitError, Unreachable
 
 LOCK_NAME = "dagmill.lock"
 _STDERR_LIMIT = 64 << 10

@@ -20,18 +20,20 @@ from typing import Literal
 import pygit2
 from pygit2.enums import FileMode, ObjectType
 
-from storage.git_program import locked
-from storage.remote import (
+from storage.git_errors import (
     AccessDenied,
     BranchMissing,
-    Credential,
-    Credentials,
     GitError,
     LostRace,
     NotARepository,
-    Origin,
     PushRefused,
     Unreachable,
+)
+from storage.git_program import locked
+from storage.remote import (
+    Credential,
+    Credentials,
+    Origin,
     configure_git,
     parse_address,
     shown_url,

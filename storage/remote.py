@@ -20,41 +20,35 @@ import pygit2
 from pygit2.enums import ConfigLevel, CredentialType, ObjectType
 from pygit2.remotes import PushUpdate, Remote, TransferProgress
 
-from storage.store import StorageError
+from storage.git_errors import (
+    AccessDenied,
+    BranchMissing,
+    GitError,
+    LostRace,
+    NotARepository,
+    PushRefused,
+    Unreachable,
+)
+
+__all__ = [
+    "AccessDenied",
+    "Address",
+    "BranchMissing",
+    "Credential",
+    "Credentials",
+    "GitError",
+    "Look",
+    "LostRace",
+    "NotARepository",
+    "Origin",
+    "PushRefused",
+    "Unreachable",
+    "configure_git",
+    "parse_address",
+    "shown_url",
+]
 
 NO_OBJECT: Final = "0" * 40
-
-
-class GitError(StorageError):
-    """Base of everything that git refuses. By itself: tell a person."""
-
-
-class Unreachable(GitError):
-    """Network, timeout or a failing server: retry later."""
-
-
-class AccessDenied(GitError):
-    """A bad or missing credential, or a host key that is not known: back off longer."""
-
-
-class NotARepository(GitError):
-    """There is no git repository at that path or URL, or none that can be read."""
-
-
-class BranchMissing(GitError):
-    """The repository is there, the branch or tag is not."""
-
-
-class PushRefused(GitError):
-    """The server, or a hook of it, said no. `reason` has its words."""
-
-    def __init__(self, message: str, *, reason: str) -> None:
-        super().__init__(message)
-        self.reason = reason
-
-
-class LostRace(GitError):
-    """Someone else moved the branch first: fetch, build again, push again."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pygit2
 from pygit2.enums import CheckoutStrategy
 
-from storage.remote import GitError
+from storage.git_errors import GitError
 
 
 def checkout(mirror_path: Path, commit: str, folder: Path) -> None:

@@ -163,6 +163,8 @@ class GitHttpServer:
 
 class _GitHttpHandler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    wbufsize = -1  # one answer, one packet: else Nagle and delayed acks add 40 ms to each
+    disable_nagle_algorithm = True
     config: GitHttpServer
 
     def log_message(self, format: str, *args: object) -> None:

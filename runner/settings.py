@@ -68,6 +68,7 @@ class Settings(BaseModel):
     path: Annotated[str, AfterValidator(_folder_in_repository)] = ".dagu"
     data: Path
     host: str = "127.0.0.1"
+    hosts: Annotated[tuple[str, ...], BeforeValidator(_words)] = ()  # further names it has
     port: int = Field(default=8080, ge=0, le=65535)
     poll_s: float = Field(default=30, ge=0.2, le=86400)
     tick_grace_s: float = Field(default=300, ge=0)
@@ -100,6 +101,8 @@ def load(flags: Mapping[str, object], *, environ: Mapping[str, str]) -> Settings
         if text := environ.get(f"DAGMILL_{field.upper()}"):
             values[field] = text
     values.update((name, value) for name, value in flags.items() if value not in (None, (), ""))
+    if (folder := Path(str(values.get("repository", "")))).is_dir():
+        values["repository"] = str(folder.absolute())
     try:
         settings = Settings.model_validate(values)
     except ValidationError as error:

@@ -1,21 +1,19 @@
 """What the status branch says to people: the README's table, file paths, commit messages.
 
-Knows Markdown and what may not pass into it: names, refs and reasons come from a repository and
-may hold anything. Leaves the summary of one run to `engine.summary`. Its rule: the same facts
-give the same bytes. Pure.
+Knows what the branch looks like; leaves the summary of one run, and escaping, to
+`engine.summary`. Its rule: the same facts give the same bytes, and no name from a repository
+reaches the page or the history as it is. Pure.
 """
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-_MARKUP = frozenset("\\`*_{}[]()#+-.!|~<>&$@:")
-_ENTITIES = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
+from runner.engine.summary import duration, escape
+
 _MARKS = {"succeeded": "✅", "partially_succeeded": "⚠️", "failed": "❌"}
-_LONGEST = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,31 +76,6 @@ def commit_message(runs: Iterable[str], statuses: Iterable[str]) -> str:
     return f"{len(ids)} {noun}: {what} [skip ci]\n\n{trailers}"
 
 
-def escape(text: str) -> str:
-    """`text` as it reads, on one line, with nothing in it meaning anything to Markdown or HTML.
-
-    Control, format (bidi) and line-breaking characters are shown as `\\u202e`; at most 200
-    characters.
-    """
-    short = text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
-    return "".join(_escaped(char) for char in short)
-
-
-def duration(ms: int | None) -> str:
-    if ms is None:
-        return "-"
-    if ms < 1000:
-        return f"{ms} ms"
-    seconds = ms / 1000
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min"
-
-
 def _row(line: Line) -> str:
     known = line.run and line.run_queued_at is not None
     link = ""
@@ -119,15 +92,3 @@ def _row(line: Line) -> str:
     commit = f"`{line.commit[:10]}`" if line.commit else "-"
     took = duration(line.duration_ms) if known else "-"
     return f"| {title} | {result} | {commit} | {took} | {moment} |"
-
-
-def _escaped(char: str) -> str:
-    # Zl and Zp are line breaks to some readers, Cf reorders or hides what stands beside it.
-    if unicodedata.category(char) in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"):
-        point = ord(char)
-        return f"\\\\u{point:04x}" if point <= 0xFFFF else f"\\\\U{point:08x}"
-    if char in _ENTITIES:
-        return _ENTITIES[char]
-    if char in _MARKUP:
-        return "\\" + char
-    return char

@@ -130,7 +130,7 @@ class Publisher:
 
     async def _document(self, row: RunRow) -> dict[str, Any]:
         history = await History.read(self._store, row.run)
-        return summary.build(history.events, workflow=history.workflow)
+        return summary.document(row.run, history.state())
 
 
 def _run_files(told: Sequence[_Told]) -> dict[str, bytes]:

@@ -172,7 +172,7 @@ class Reconciler:
         else:
             self._failures = 0
             return self._poll_s * random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311 (spreads load)
-        return min(self._poll_s * 2 ** min(self._failures, 10), LONGEST_WAIT_S)
+        return min(self._poll_s * 2.0 ** min(self._failures, 10), LONGEST_WAIT_S)
 
     async def _note(self, problem: str) -> None:
         """Say a failure once, and keep it where people look."""

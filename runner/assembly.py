@@ -1,0 +1,513 @@
+"""Settings → objects → one TaskGroup; start, drain, stop. Decides nothing about runs.
+
+The only place where the parts of the service meet, and the only one that reads the model of the
+settings: everything else is given plain values. Its rule: what cannot begin is refused before
+anything is changed, and nothing that a step could read holds a credential once one may run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import secrets
+import shutil
+import signal
+import socket
+import sys
+from collections.abc import Callable, Coroutine, Iterator, Mapping, MutableMapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Protocol
+
+import structlog
+import uvicorn
+from starlette.applications import Starlette
+
+from runner.control import environment, local
+from runner.control.admission import Admission
+from runner.control.intake import Intake, Source
+from runner.control.publisher import Publisher, Site
+from runner.control.reconciler import Reconciled, Reconciler
+from runner.control.reporter import Reporter
+from runner.control.ticker import Ticker
+from runner.engine import workspace
+from runner.engine.engine import Engine
+from runner.engine.events import Launched
+from runner.engine.history import History
+from runner.settings import CREDENTIALS, Settings
+from storage import tree
+from storage.mask import Mask
+from storage.mirror import Credential, GitError, Mirror, Unreachable, configure_git
+from storage.records import Owe, RunRow, Write
+from storage.remote import parse_address
+from storage.sqlite import SqliteStore, open_store
+from storage.store import StorageError
+from webhook.app import Doors, create_app
+
+CONNECT_TIMEOUT_S = 15
+IO_TIMEOUT_S = 60
+FLUSH_S = 10  # what is owed at a stop is published for so long
+LARGEST_FILE = 1024 * 1024
+_LOCAL_POLL_S = 2.0  # where a local repository cannot be watched
+_PR_SET_DUMPABLE = 4
+
+_log = structlog.get_logger(__name__)
+
+
+class StartRefused(Exception):
+    """The service cannot begin; nothing was started. The message names the remedy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """Where the service is to be found."""
+
+    url: str
+    hook_url: str
+    hooks_on: bool
+    repository: str
+    shown_url: str
+    data: Path
+    token_file: Path
+
+
+class Announcer(Protocol):
+    """Tells the person at the terminal. Called in the loop, must not block."""
+
+    def listening(self, started: Started) -> None: ...
+
+    def applied(self, reconciled: Reconciled) -> None: ...
+
+    def stopping(self, running: int) -> None:
+        """`running` steps are alive and stay so; another Ctrl-C stops them."""
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+async def serve(
+    settings: Settings, *, environ: MutableMapping[str, str], announcer: Announcer
+) -> int:
+    """Serve until TERM or Ctrl-C; the exit code. Raises StartRefused.
+
+    `environ` is the process's environment: the service's credentials are taken out of it.
+    """
+    sys.setswitchinterval(0.0005)  # else a busy loop delays the store's thread by up to 38 s
+    _hide_credentials(environ)
+    with contextlib.closing(_bind(settings.host, settings.port)) as listener:
+        try:
+            store = open_store(settings.data, durability=settings.durability)
+        except StorageError as error:
+            raise StartRefused(str(error)) from error
+        try:
+            service = _assemble(
+                settings, store, environ=environ, listener=listener, announcer=announcer
+            )
+            await service.begin()
+            return await service.serve(listener)
+        finally:
+            await store.close()
+
+
+def _hide_credentials(environ: MutableMapping[str, str]) -> None:
+    """A step of the same user must find them neither in its environment nor in ours."""
+    for name in (*CREDENTIALS.values(), "DAGMILL_TOKEN"):
+        environ.pop(name, None)
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
+        _log.warning("still_dumpable", errno=ctypes.get_errno())
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    """The listening socket. Raises StartRefused."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(2048)
+    except OSError as error:
+        listener.close()
+        raise StartRefused(
+            f"cannot listen on {host} port {port}: {error.strerror or error}; "
+            "choose another --port or --host (port 0 takes a free one)"
+        ) from error
+    listener.setblocking(False)
+    return listener
+
+
+def _token(file: Path) -> str:
+    """The API's token, made once."""
+    try:
+        handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        text = file.read_text().strip()
+        if not text:
+            raise StartRefused(f"{file} is empty; delete it, a new token is then made") from None
+        return text
+    text = secrets.token_urlsafe(32)
+    with os.fdopen(handle, "w") as opened:
+        opened.write(text + "\n")
+    return text
+
+
+def _assemble(
+    settings: Settings,
+    store: SqliteStore,
+    *,
+    environ: Mapping[str, str],
+    listener: socket.socket,
+    announcer: Announcer,
+) -> _Service:
+    configure_git(
+        settings.data / "git", connect_timeout_s=CONNECT_TIMEOUT_S, io_timeout_s=IO_TIMEOUT_S
+    )
+    try:
+        mirror = Mirror(
+            settings.data / "repositories" / f"{settings.repository_name}.git",
+            url=settings.repository,
+            credentials=_credentials(settings),
+        )
+    except GitError as error:
+        raise StartRefused(str(error)) from error
+    passed = environment.passed(environ, settings.pass_env)
+    return _Service(
+        settings,
+        store,
+        mirror,
+        inherited=environment.inherited(environ, settings.pass_env),
+        mask=Mask([*_secrets(settings), *passed.values()]),
+        url=_url(settings.host, listener),
+        announcer=announcer,
+    )
+
+
+def _secrets(settings: Settings) -> list[str]:
+    """The service's own credentials, which nothing may show."""
+    given = (settings.hook_secret, settings.git_token)
+    return [value.get_secret_value() for value in given if value is not None]
+
+
+def _url(host: str, listener: socket.socket) -> str:
+    """Where this machine reaches the service."""
+    port = listener.getsockname()[1]
+    anywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 (compared, not bound)
+    shown = anywhere.get(host, host)
+    return f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
+
+
+def _credentials(settings: Settings) -> Callable[[str], Credential | None] | None:
+    token = settings.git_token.get_secret_value() if settings.git_token else None
+    if token is None and settings.ssh_key_file is None:
+        return None
+    credential = Credential(
+        username=settings.git_username,
+        password=token,
+        ssh_key_file=settings.ssh_key_file,
+    )
+    return lambda url: credential
+
+
+def _owes(row: RunRow) -> tuple[Write, ...]:
+    """What a final run owes."""
+    if not row.repository or row.finished_at is None:
+        return ()
+    return (Owe("summary", row.run, row.finished_at),)
+
+
+class _Service:
+    """The objects of one service, and the order in which they start and stop."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: SqliteStore,
+        mirror: Mirror,
+        *,
+        inherited: Mapping[str, str],
+        mask: Mask,
+        url: str,
+        announcer: Announcer,
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._mirror = mirror
+        self._url = url
+        self._announcer = announcer
+        self._name = settings.repository_name
+        self._token_file = settings.data / "token"
+        self._token = ""
+        self._engine = Engine(
+            store=store,
+            runs=settings.data / "runs",
+            workspaces=settings.data / "workspaces",
+            clock=now,
+            inherited=inherited,
+            mask=mask,
+            zone=settings.timezone,
+            url=url,
+            owes=_owes,
+            checkout=self._checkout,
+            max_steps=settings.max_steps,
+        )
+        self._admission = Admission(
+            store,
+            supervise=self._engine.supervise,
+            clock=now,
+            runner=version("dagmill"),
+            host=socket.gethostname(),
+            free_bytes=lambda: shutil.disk_usage(settings.data).free,
+            min_free_bytes=settings.min_free_disk,
+        )
+        source = Source(self._read_blob, self._pin, lambda: self._reconciler.applied())
+        self._intake = Intake(store, {self._name: source}, clock=now, queued=self._admission.queued)
+        self._ticker = self._make_ticker()
+        self._folder = parse_address(settings.repository).folder
+        self._refs = local.refs_folder(self._folder) if self._folder else None
+        self._reconciler = self._make_reconciler()
+        self._reporter = self._make_reporter()
+
+    def _make_ticker(self) -> Ticker:
+        return Ticker(
+            self._store,
+            self._intake,
+            clock=now,
+            zone=self._settings.timezone,
+            grace_s=self._settings.tick_grace_s,
+            abandoned=lambda workflow: self._admission.abandoned(self._name, workflow),
+        )
+
+    def _make_reconciler(self) -> Reconciler:
+        settings = self._settings
+        poll_s = settings.poll_s
+        if self._folder is not None and self._refs is None:
+            poll_s = min(poll_s, _LOCAL_POLL_S)
+        return Reconciler(
+            self._store,
+            self._mirror,
+            repository=self._name,
+            url=self._mirror.url,
+            branch=settings.branch,
+            watch=settings.watch,
+            folder=settings.path,
+            poll_s=poll_s,
+            intake=self._intake,
+            ticker=self._ticker,
+            clock=now,
+            announce=self._announcer.applied,
+        )
+
+    def _make_reporter(self) -> Reporter:
+        site = Site(self._mirror, self._reconciler.applied, self._ticker.next_times)
+        return Reporter(
+            self._store,
+            "summary",
+            pay=Publisher(self._store, {self._name: site}, clock=now),
+            clock=now,
+            quiet_s=self._settings.summary_quiet_s,
+            gap_s=self._settings.summary_gap_s,
+        )
+
+    async def begin(self) -> None:
+        """Take up what an earlier process left; look for the first time. Raises StartRefused."""
+        self._token = _token(self._token_file)
+        await self._admission.restore()
+        if await self._reconciler.restore():
+            return
+        try:
+            await self._reconciler.look()
+        except Unreachable as error:
+            raise StartRefused(f"{error}; check the URL and the network") from error
+        except GitError as error:
+            raise StartRefused(str(error)) from error
+
+    async def serve(self, listener: socket.socket) -> int:
+        """Run until asked to stop; the exit code."""
+        closing = asyncio.Event()
+        server = _Server(_web_config(create_app(self._doors(closing))))
+        with _stop_signals() as stop:
+            async with asyncio.TaskGroup() as group:
+                web = group.create_task(server.serve([listener]))
+                engine = group.create_task(self._engine.run_forever())
+                loops = [group.create_task(loop) for loop in self._loops()]
+                self._announcer.listening(self._started())
+                await stop.asked.wait()
+                # Nothing starts from here on; what runs goes on.
+                self._admission.close()
+                self._engine.close()
+                for task in loops:
+                    task.cancel()
+                await self._leave(stop)
+                closing.set()
+                server.should_exit = True
+                await web
+                engine.cancel()
+        return stop.code
+
+    def _loops(self) -> Iterator[Coroutine[Any, Any, None]]:
+        yield self._admission.run_forever()
+        yield self._ticker.run_forever()
+        yield self._reconciler.run_forever()
+        yield self._reporter.run_forever()
+        if self._refs is not None:
+            yield local.watch(self._refs, nudge=self._reconciler.nudge)
+
+    async def _leave(self, stop: _Stop) -> None:
+        """Publish what is owed; then leave what runs, or end it where that was asked for.
+
+        Recovery comes later: until then a step that is left alone finishes unseen.
+        """
+        in_container = os.getpid() == 1
+        running = self._engine.running_steps
+        self._announcer.stopping(running)
+        if in_container:
+            await self._first(stop.insisted.wait(), self._engine.drain(self._settings.drain_s))
+        if in_container or stop.insisted.is_set():
+            await self._stop_runs()
+        await self._first(stop.insisted.wait(), self._flush())
+        if stop.insisted.is_set():
+            await self._stop_runs()
+        if self._engine.running_steps:
+            _log.warning("steps_left_running", steps=self._engine.running_steps)
+
+    async def _stop_runs(self) -> None:
+        runs = self._engine.supervised
+        for run in runs:
+            self._engine.stop(run, "the service stops")
+        if runs and not await self._engine.drain(self._settings.drain_s):
+            for run in self._engine.supervised:
+                self._engine.stop(run, "the service stops")  # a second time kills
+            await self._engine.drain(self._settings.drain_s)
+
+    async def _flush(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FLUSH_S):
+                await self._reporter.pay_due()
+
+    async def _first(self, *waits: Coroutine[Any, Any, object]) -> None:
+        """Wait until one of them is done, and give the others up."""
+        tasks = [asyncio.ensure_future(wait) for wait in waits]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _doors(self, closing: asyncio.Event) -> Doors:
+        settings = self._settings
+        secret = settings.hook_secret
+        secrets_now = (secret.get_secret_value().encode(),) if secret is not None else ()
+        return Doors(
+            store=self._store,
+            clock=now,
+            token=self._token,
+            hook_secrets={self._name: secrets_now},
+            repositories={self._name: self._mirror.url},
+            nudge=lambda repository: self._reconciler.nudge(),
+            start=self._intake.start_by_hand,
+            log_path=self._log_path,
+            schedules=self._ticker.lines,
+            hosts=tuple({settings.host, "localhost", "127.0.0.1", "::1", *settings.hosts}),
+            version=version("dagmill"),
+            ready=lambda: self._reconciler.reconciled,
+            closing=closing,
+        )
+
+    def _started(self) -> Started:
+        return Started(
+            url=self._url,
+            hook_url=f"{self._url}/hooks/{self._name}",
+            hooks_on=self._settings.hook_secret is not None,
+            repository=self._name,
+            shown_url=self._mirror.url,
+            data=self._settings.data,
+            token_file=self._token_file,
+        )
+
+    async def _checkout(self, repository: str, commit: str, folder: Path) -> None:
+        await asyncio.to_thread(tree.checkout, self._mirror.path, commit, folder)
+
+    async def _read_blob(self, blob: str) -> bytes:
+        return await asyncio.to_thread(self._mirror.read_blob, blob, limit_bytes=LARGEST_FILE)
+
+    async def _pin(self, commit: str) -> None:
+        await asyncio.to_thread(self._mirror.pin, commit)
+
+    async def _log_path(self, run: str, step: str, attempt: int | None) -> Path | None:
+        """The file that has an attempt's output, from the run's own facts."""
+        history = await History.read(self._store, run)
+        names = [s.name for s in (*history.workflow.steps, *history.workflow.handlers)]
+        launched = [
+            event
+            for event in history.events
+            if isinstance(event, Launched)
+            and event.step == step
+            and attempt in (None, event.attempt)
+        ]
+        if not launched or step not in names:
+            return None
+        folder = workspace.launch_folder(
+            workspace.run_folder(self._settings.data / "runs", run),
+            number=names.index(step) + 1,
+            step=step,
+            attempt=launched[-1].attempt,
+            launch=launched[-1].launch,
+        )
+        return folder / "out"
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its signal handlers: stopping has an order, kept by `_Service.serve`."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _web_config(app: Starlette) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        http="httptools",
+        ws="none",
+        loop="none",  # the running one; uvloop's subprocesses are many times slower
+        lifespan="off",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        timeout_graceful_shutdown=5,
+    )
+
+
+class _Stop:
+    """TERM or Ctrl-C came (`asked`), and a second Ctrl-C (`insisted`)."""
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+        self.insisted = asyncio.Event()
+        self.code = 0
+
+    def on(self, number: signal.Signals) -> None:
+        if self.asked.is_set() and number == signal.SIGINT:
+            self.insisted.set()
+        if not self.asked.is_set():
+            self.code = 130 if number == signal.SIGINT else 0
+        self.asked.set()
+
+
+@contextlib.contextmanager
+def _stop_signals() -> Iterator[_Stop]:
+    stop = _Stop()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.on, number)
+    try:
+        yield stop
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)

@@ -1,0 +1,128 @@
+"""`dagmill serve`: settings and logging for the service, and what it tells a person.
+
+Knows the command line; leaves the service to `assembly`. Its rule: facts go to stderr as log
+lines, sentences for people to stdout.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from runner.assembly import Started
+    from runner.control.reconciler import Reconciled
+
+_LISTED = 10  # names shown of a longer list
+
+
+@click.command()
+@click.argument("repository", metavar="REPO")
+@click.option("--branch", help="The served branch; default: the remote's HEAD.")
+@click.option(
+    "--watch",
+    multiple=True,
+    metavar="PATTERN",
+    help="Branches that may start runs (refs/tags/… for tags); may be given again. "
+    "Default: the served branch, and tags in its history.",
+)
+@click.option("--path", help="The folder of the workflows; default: .dagu")
+@click.option(
+    "--data",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="The data folder; default: /var/lib/dagmill as root, else the user's state folder.",
+)
+@click.option("--host", help="Where to listen; default: 127.0.0.1")
+@click.option("--port", type=int, help="Default: 8080; 0 takes a free one.")
+@click.option("--poll", type=float, metavar="SECONDS", help="Between two looks; default: 30")
+def serve(
+    repository: str,
+    branch: str | None,
+    watch: tuple[str, ...],
+    path: str | None,
+    data: Path | None,
+    host: str | None,
+    port: int | None,
+    poll: float | None,
+) -> None:
+    """Watch REPO (a URL or a path) and run its workflows: at their schedules, on pushes, hooks
+    and requests.
+
+    Every setting can be given as a variable DAGMILL_…; credentials only there:
+    DAGMILL_HOOK_SECRET, DAGMILL_GIT_TOKEN, DAGMILL_GIT_USERNAME, DAGMILL_SSH_KEY_FILE.
+    """
+    from runner import assembly, log, settings
+
+    flags = {
+        "repository": repository,
+        "branch": branch,
+        "watch": watch,
+        "path": path,
+        "data": data,
+        "host": host,
+        "port": port,
+        "poll_s": poll,
+    }
+    log.configure(sys.stderr)
+    try:
+        known = settings.load(flags, environ=os.environ)
+        code = asyncio.run(assembly.serve(known, environ=os.environ, announcer=Terminal()))
+    except (settings.SettingsError, assembly.StartRefused) as error:
+        raise click.UsageError(str(error)) from error
+    sys.exit(code)
+
+
+class Terminal:
+    """The sentences of `serve`. An Announcer."""
+
+    def listening(self, started: Started) -> None:
+        say = click.echo
+        say(f"Serving {started.shown_url} as {started.repository}")
+        say(f"  listening on  {started.url}")
+        hooks = "" if started.hooks_on else "  (refused until DAGMILL_HOOK_SECRET is set)"
+        say(f"  hook URL      {started.hook_url}{hooks}")
+        say(f"  token         {started.token_file}")
+        say(f"  data          {started.data}")
+
+    def applied(self, reconciled: Reconciled) -> None:
+        from runner.cli.terminal import shown
+
+        applied, diff = reconciled.applied, reconciled.diff
+        scheduled = sum(bool(live.entry.crons) for live in applied.workflows.values())
+        click.echo(
+            f"Reconciled {applied.repository} at {applied.commit[:10]}: "
+            f"{_count(len(applied.workflows), 'workflow')}, {scheduled} scheduled"
+        )
+        for word in ("added", "changed", "removed"):
+            _say_list(word, getattr(diff, word))
+        for word in ("added", "changed", "removed"):
+            _say_list(f"schedule {word}", getattr(diff, f"schedules_{word}"))
+        for problems in reconciled.catalog.problems.values():
+            for problem in problems:
+                click.echo(f"  {shown(str(problem))}")
+        _say_list("kept at an older commit", [w for w, v in applied.workflows.items() if v.stale])
+
+    def stopping(self, running: int) -> None:
+        if running:
+            click.echo(
+                f"Stopping; {_count(running, 'step')} still running will be left alone. "
+                "Ctrl-C again ends them."
+            )
+        else:
+            click.echo("Stopping; nothing is running.")
+
+
+def _say_list(title: str, names: tuple[str, ...] | list[str]) -> None:
+    if not names:
+        return
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    click.echo(f"  {title}: {', '.join(names[:_LISTED])}{more}")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

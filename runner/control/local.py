@@ -1,0 +1,39 @@
+"""Notices pushes to a repository on this machine, without asking it every few seconds.
+
+Knows where git keeps refs; leaves what changed to the reconciler, which still polls now and then
+(inotify is blind on network file systems, and deletions may only touch packed-refs).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import structlog
+import watchfiles
+
+_log = structlog.get_logger(__name__)
+
+
+def refs_folder(repository: Path) -> Path | None:
+    """The folder of loose refs of a bare or ordinary repository; None if it is neither."""
+    for folder in (repository / "refs", repository / ".git/refs"):
+        if folder.is_dir():
+            return folder
+    return None
+
+
+async def watch(folder: Path, *, nudge: Callable[[], None]) -> None:
+    """Call `nudge` soon after each change below `folder`, for ever; return if it cannot be watched
+    (the caller then polls oftener)."""
+    try:
+        async for _ in watchfiles.awatch(
+            folder, debounce=100, step=20, watch_filter=_is_ref, force_polling=False
+        ):
+            nudge()
+    except OSError as error:  # no inotify watches left, or the folder went away
+        _log.warning("refs_not_watched", folder=str(folder), problem=str(error))
+
+
+def _is_ref(change: watchfiles.Change, path: str) -> bool:
+    return not path.endswith(".lock")

@@ -129,15 +129,15 @@ def _digest_in_chunks(log: int) -> Digest:
 def _scrub(path: Path, log: int, stream: MaskStream) -> Digest:
     reading = _Reading()
     clean = _cleaned(log, stream)
-    for part in clean:
+    for first_changed in clean:
         if stream.replaced:
             break
-        reading.add(part, part.count(b"\n"))
+        reading.add(first_changed, first_changed.count(b"\n"))
     else:
         return reading.result()
     with _replacing(path, log) as scrubbed:
         _copy(log, scrubbed, reading.size_bytes)
-        for part in chain((part,), clean):
+        for part in chain((first_changed,), clean):
             _write_all(scrubbed, part)
             reading.add(part, part.count(b"\n"))
     return reading.result()

@@ -217,10 +217,12 @@ def entries(
     for start in range(0, len(keys), 300):
         some = keys[start : start + 300]
         marks = ",".join(["(?,?,?)"] * len(some))
+        # A cross join keeps its order: each key is looked up, the table is not gone through.
         rows = connection.execute(
-            "SELECT blob, base_blob, path, entry FROM entries WHERE loader = ?"  # noqa: S608
-            f" AND (blob, base_blob, path) IN (VALUES {marks})",
-            [loader, *(part for key in some for part in key)],
+            f"WITH wanted (blob, base_blob, path) AS (VALUES {marks})"  # noqa: S608 (marks only)
+            " SELECT blob, base_blob, path, entry FROM wanted"
+            " CROSS JOIN entries USING (blob, base_blob, path) WHERE loader = ?",
+            [*(part for key in some for part in key), loader],
         )
         for blob, base_blob, path, entry in rows:
             found[blob, base_blob, path] = EntryRow(blob, base_blob, path, loader, entry)

@@ -19,6 +19,7 @@ CREATE TABLE runs (
 -- One index per kind of list, each ending in (queued_at, run), so that no list is ever sorted.
 CREATE INDEX runs_by_age ON runs (queued_at, run);
 CREATE INDEX runs_by_repository ON runs (repository, queued_at, run);
+CREATE INDEX runs_by_workflow_alone ON runs (workflow, queued_at, run);
 CREATE INDEX runs_by_workflow ON runs (repository, workflow, queued_at, run);
 CREATE INDEX runs_by_status ON runs (status, queued_at, run);
 CREATE INDEX runs_by_workflow_status ON runs (repository, workflow, status, queued_at, run);

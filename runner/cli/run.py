@@ -248,11 +248,13 @@ class _Screen:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._began: dict[str, datetime] = {}
 
     def show(self, state: RunState, new: Sequence[Event]) -> None:
         for event in new:
             match event:
                 case Launched():
+                    self._began[event.step] = event.at
                     again = f" (attempt {event.attempt})" if event.attempt > 1 else ""
                     self._line("▶", "blue", f"{event.step}{again}")
                 case Ended():
@@ -278,8 +280,8 @@ class _Screen:
                 click.echo(f"  │ … {more} lines before")
             for line in lines:
                 click.echo(f"  │ {shown(line)}")
-        started_at = step.attempt_started_at or event.at
-        took = summary.duration((event.at - started_at) // timedelta(milliseconds=1))
+        began = self._began.get(event.step, event.at)
+        took = summary.duration((event.at - began) // timedelta(milliseconds=1))
         if not event.reason:
             self._line("✔", "green", f"{event.step} ({took})")
         else:

@@ -12,8 +12,6 @@ from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
-import structlog
-
 from runner.engine import workspace
 from runner.engine.history import History
 from runner.engine.parts import Checkout, Observer, Parts, Slots
@@ -23,8 +21,6 @@ from runner.executors import registry
 from storage.mask import Mask
 from storage.records import RunRow, Write
 from storage.store import Store
-
-log = structlog.get_logger(__name__)
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -106,11 +102,17 @@ class Engine:
         self._group.create_task(self._guarded(run), name=f"run {run}")
 
     async def _guarded(self, run: str) -> None:
+        import structlog  # here: it loads rich, and `dagmill run` never comes this way
+
+        log = structlog.get_logger(__name__)
         try:
-            await self.complete(run)
+            row = await self.complete(run)
         except Exception:
             # the loop's edge: one run that cannot go on must not take the others with it
             log.exception("run_abandoned", run=run)
+        else:
+            facts = {"status": row.status, "reason": row.reason}
+            log.info("run_finished", run=run, workflow=row.workflow, **facts)
 
     async def complete(self, run: str) -> RunRow:
         """Supervise a run to its end in the caller's own task and return its final head."""

@@ -256,7 +256,7 @@ def apply(state: RunState, event: Event) -> None:
             state.finished_at = event.at
         case _:
             assert_never(event)
-    _drop_void_deadlines(state)
+    _drop_void(state)
 
 
 def _preparation_started(state: RunState, event: PreparationStarted) -> None:
@@ -407,10 +407,6 @@ def _passed_over(state: RunState, event: Skipped | Cancelled) -> None:
     step = state.steps[state.index[event.step]]
     if step.status is StepStatus.RETRYING:
         state.retries = [entry for entry in state.retries if entry[1] != step.index]
-    if state.verdicts and state.verdicts[0] == step.index:
-        state.verdicts.popleft()
-    else:
-        _leave_ready(state, step)
     state.running.pop(step.index, None)  # it was being prepared
     step.reason = event.reason
     status = StepStatus.SKIPPED if isinstance(event, Skipped) else StepStatus.CANCELLED
@@ -480,7 +476,12 @@ def _next_handler(state: RunState) -> None:
         heappush(state.ready, state.next_handlers.popleft())
 
 
-def _drop_void_deadlines(state: RunState) -> None:
+def _drop_void(state: RunState) -> None:
+    """Keep what plan looks at first valid; what is void further down is dropped when it surfaces."""
+    while state.verdicts and state.steps[state.verdicts[0]].final:
+        state.verdicts.popleft()
+    while state.ready and state.steps[state.ready[0]].final:
+        heappop(state.ready)
     while state.deadlines and _void(state, state.deadlines[0]):
         heappop(state.deadlines)
 

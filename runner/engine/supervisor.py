@@ -14,8 +14,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, assert_never
 
-import structlog
-
 from runner.engine import plan, scope
 from runner.engine.attempts import Attempts, Finding
 from runner.engine.evaluation import evaluate
@@ -36,8 +34,6 @@ from runner.engine.state import apply, fold
 from runner.executors.base import Execution, Outcome, Task
 from storage.records import PutValues, RunRow, Write
 from storage.store import Conflict, StorageError
-
-log = structlog.get_logger(__name__)
 
 STORE_RETRY_S = 1.0
 
@@ -142,6 +138,9 @@ class Supervisor:
             return True
         except StorageError as error:
             # the disk may have room again soon, and what runs must not be forgotten
+            import structlog  # here: it loads rich, which a run seldom needs
+
+            log = structlog.get_logger(__name__)
             log.warning("run_not_recorded", run=self.run, error=str(error), retry_s=STORE_RETRY_S)
             await asyncio.sleep(STORE_RETRY_S)
             await self._read_again(arrived)

@@ -86,6 +86,18 @@ def parse_words(text: str) -> tuple[Param, ...]:
     return tuple(words)
 
 
+def from_arguments(words: Iterable[str]) -> tuple[Param, ...]:
+    """Overrides as a command line gives them: `NAME=value` is named, any other word positional.
+
+    Values are taken as they are: the shell has done the quoting.
+    """
+    given = ((word, _NAMED.match(word)) for word in words)
+    return tuple(
+        Param(name=named[1], value=word[named.end() :]) if named else Param(name=None, value=word)
+        for word, named in given
+    )
+
+
 def parse_declared(items: Iterable[str | Mapping[str, str]]) -> tuple[Param, ...]:
     """The items of a `params` list: texts of words, and maps of names.
 
@@ -238,7 +250,9 @@ def _value(text: str, start: int) -> tuple[str, int]:
     if text[start : start + 1] == '"':
         found = _DOUBLE.match(text, start)
         if found is None:
-            raise ParamError(f"the quote before {quoted(text[start + 1 : start + 21])} is not closed")
+            raise ParamError(
+                f"the quote before {quoted(text[start + 1 : start + 21])} is not closed"
+            )
         return _with_rest(found[1].replace('\\"', '"'), text, found.end())
     if text[start : start + 1] == "'":
         found = _SINGLE.match(text, start)

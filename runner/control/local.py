@@ -12,6 +12,8 @@ from pathlib import Path
 import structlog
 import watchfiles
 
+_FIRST_LOOK_MS = 2000
+
 _log = structlog.get_logger(__name__)
 
 
@@ -26,11 +28,21 @@ def refs_folder(repository: Path) -> Path | None:
 async def watch(folder: Path, *, nudge: Callable[[], None]) -> None:
     """Call `nudge` soon after each change below `folder`, for ever; return if it cannot be watched
     (the caller then polls oftener)."""
+    watched = False
     try:
-        async for _ in watchfiles.awatch(
-            folder, debounce=100, step=20, watch_filter=_is_ref, force_polling=False
+        async for changes in watchfiles.awatch(
+            folder,
+            debounce=100,
+            step=20,
+            watch_filter=_is_ref,
+            rust_timeout=_FIRST_LOOK_MS,
+            yield_on_timeout=True,
         ):
-            nudge()
+            if not watched:
+                _log.info("refs_watched", folder=str(folder))
+            if changes or not watched:  # what moved before the watch began is looked for once
+                nudge()
+            watched = True
     except OSError as error:  # no inotify watches left, or the folder went away
         _log.warning("refs_not_watched", folder=str(folder), problem=str(error))
 

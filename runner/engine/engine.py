@@ -133,9 +133,6 @@ class Engine:
         if self._parts.checkout is not None and row.status != RunStatus.FAILED:
             # a failed run's files are kept for whoever looks into it
             await asyncio.to_thread(workspace.remove, place)
-        log.info(
-            "run_finished", run=run, workflow=row.workflow, status=row.status, reason=row.reason
-        )
         return row
 
     def stop(self, run: str, by: str) -> bool:

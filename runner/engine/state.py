@@ -477,7 +477,7 @@ def _next_handler(state: RunState) -> None:
 
 
 def _drop_void(state: RunState) -> None:
-    """Keep what plan looks at first valid; what is void further down is dropped when it surfaces."""
+    """Keep valid what plan looks at first; what is void below is dropped when it surfaces."""
     while state.verdicts and state.steps[state.verdicts[0]].final:
         state.verdicts.popleft()
     while state.ready and state.steps[state.ready[0]].final:

@@ -74,7 +74,11 @@ def check_zone(zone: str | None) -> str | None:
         return None
     try:
         ZoneInfo(zone)
-    except (KeyError, ValueError, OSError):  # unknown, or a name that is no path below the zone data
+    except (
+        KeyError,
+        ValueError,
+        OSError,
+    ):  # unknown, or a name that is no path below the zone data
         near = did_you_mean(zone, available_timezones())
         return f"{quoted(zone)} is not a time zone (IANA names, such as Europe/Berlin){near}"
     return None

@@ -34,6 +34,7 @@ _FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?"
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]*)?)\s*([smhd]?)")
 _SIZE = re.compile(r"([0-9]+)\s*(B|[kKMG](?:i?B)?)?", re.IGNORECASE)
 _UNIT_S = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+MAX_FAULTS = 100  # of one document; one more is kept, which shows that there are more
 _MAX_DURATION_S = 10 * 366 * 86400
 _TRUE, _FALSE = ("true", "True", "TRUE"), ("false", "False", "FALSE")
 _EXECUTORS_NOW = ("command", "shell")
@@ -117,7 +118,7 @@ def _size(raw: Data) -> int:
         _refuse("a number of bytes or a size such as 512KiB or 5MiB", raw)
     unit = (found[2] or "B").upper()
     base = 1000 if len(unit) == 2 else 1024  # KB is 1000; K and KiB are 1024
-    size = int(found[1]) * base ** "BKMG".index(unit[0])
+    size = int(found[1]) * int(base ** "BKMG".index(unit[0]))
     return size if size > 0 else _refuse("more than 0", raw)
 
 
@@ -158,7 +159,9 @@ def _executor(raw: Data) -> str:
     if name in _EXECUTORS_LATER:
         raise ValueError(f"{quoted(name)} is not yet supported")
     if name not in _EXECUTORS_NOW:
-        near = did_you_mean(name, _EXECUTORS_NOW + _EXECUTORS_LATER) if isinstance(name, str) else ""
+        near = (
+            did_you_mean(name, _EXECUTORS_NOW + _EXECUTORS_LATER) if isinstance(name, str) else ""
+        )
         raise ValueError(f"must be the name of an executor, not {_shown(name)}{near}")
     if config:
         raise ValueError(f"{quoted(name)} takes no config")
@@ -237,15 +240,15 @@ def _event(raw: Data) -> Data:
 
 Text = Annotated[str, BeforeValidator(_text)]
 Line = Annotated[str, BeforeValidator(_line)]
-Texts = Annotated[list[Text], BeforeValidator(_texts)]
+Texts = Annotated[tuple[Text, ...], BeforeValidator(_texts)]
 Words = Annotated[tuple[str, ...], PlainValidator(_words)]
 Boolean = Annotated[bool, PlainValidator(_boolean)]
 Count = Annotated[int, PlainValidator(_count)]
-Counts = Annotated[list[Count], BeforeValidator(_texts)]
+Counts = Annotated[tuple[Count, ...], BeforeValidator(_texts)]
 Seconds = Annotated[float, PlainValidator(_seconds)]
 Size = Annotated[int, PlainValidator(_size)]
 Pairs = Annotated[
-    list[Annotated[dict[str, str], PlainValidator(_pair)]],
+    tuple[Annotated[dict[str, str], PlainValidator(_pair)], ...],
     BeforeValidator(_pairs),
 ]
 
@@ -278,14 +281,14 @@ class ConditionEntry(Entry):
         return {"condition": raw} if isinstance(raw, str) else raw
 
 
-Conditions = Annotated[list[ConditionEntry], BeforeValidator(_texts)]
+Conditions = Annotated[tuple[ConditionEntry, ...], BeforeValidator(_texts)]
 
 
 class ContinueOnEntry(Entry):
     failure: Boolean = False
     skipped: Boolean = False
-    exit_code: Counts = []
-    output: Texts = []
+    exit_code: Counts = ()
+    output: Texts = ()
     mark_success: Boolean = False
 
 
@@ -294,7 +297,7 @@ class RetryEntry(Entry):
     interval_sec: Seconds = 5.0
     backoff: Annotated[float, PlainValidator(_factor)] = 1.0
     max_interval_sec: Seconds | None = None
-    exit_code: Counts = []
+    exit_code: Counts = ()
 
 
 class StepEntry(Entry):
@@ -318,11 +321,11 @@ class StepEntry(Entry):
     executor: Annotated[str, PlainValidator(_executor)] | None = None
     depends: Texts | None = None
     output: Text | None = None
-    env: Pairs = []
+    env: Pairs = ()
     dir: Text | None = None
     preconditions: Conditions | None = None
     precondition: Conditions | None = None
-    continue_on: ContinueOnEntry = ContinueOnEntry.model_construct()
+    continue_on: ContinueOnEntry | None = None
     retry_policy: RetryEntry | None = None
     timeout_sec: Seconds | None = None
     signal_on_stop: Annotated[int, PlainValidator(_signal)] | None = None
@@ -344,20 +347,20 @@ class HandlersEntry(Entry):
 class ScheduleEntry(Entry):
     later = ("stop", "restart")
 
-    start: Texts = []
+    start: Texts = ()
 
 
 class PushEntry(Entry):
-    branches: Texts = []
-    tags: Texts = []
-    paths: Texts = []
+    branches: Texts = ()
+    tags: Texts = ()
+    paths: Texts = ()
 
 
 class EventsEntry(Entry):
     later = ("pullRequest", "release", "webhook", "workflow")
     nested: ClassVar[Nested] = {"push": PushEntry}
 
-    push: Annotated[PushEntry, BeforeValidator(_event)] | None = None
+    push: Annotated[PushEntry | None, BeforeValidator(_event)] = None
 
 
 class WorkflowEntry(Entry):
@@ -385,14 +388,14 @@ class WorkflowEntry(Entry):
     timezone: Text | None = None
     on: Annotated[EventsEntry, BeforeValidator(_events)] | None = None
     params: Annotated[
-        list[Annotated[str | dict[str, str], PlainValidator(_declaration)]],
+        tuple[Annotated[str | dict[str, str], PlainValidator(_declaration)], ...],
         BeforeValidator(_declarations),
-    ] = []
-    env: Pairs = []
+    ] = ()
+    env: Pairs = ()
     shell: Words | None = None
     working_dir: Text | None = None
-    steps: Annotated[list[StepEntry], BeforeValidator(_steps)] | None = None
-    handler_on: HandlersEntry = HandlersEntry.model_construct()
+    steps: Annotated[tuple[StepEntry, ...], BeforeValidator(_steps)] | None = None
+    handler_on: HandlersEntry | None = None
     preconditions: Conditions | None = None
     precondition: Conditions | None = None
     timeout_sec: Seconds | None = None
@@ -413,7 +416,10 @@ def read(data: Data) -> tuple[WorkflowEntry | None, list[Fault]]:
     try:
         return WorkflowEntry.model_validate(data), []
     except ValidationError as error:
-        faults = [_fault(detail, data) for detail in error.errors(include_url=False)]
+        details = error.errors(include_url=False)
+    faults = [_fault(detail) for detail in details[: MAX_FAULTS + 1]]
+    if len(faults) > MAX_FAULTS:
+        return None, faults
     rest = copy.deepcopy(data)
     for fault in faults:
         _drop(rest, fault.place)
@@ -430,7 +436,7 @@ def is_command_key(key: str) -> bool:
     return spelled in ("command", "script", "executor") or spelled not in fields
 
 
-def _fault(detail: ErrorDetails, data: Data) -> Fault:
+def _fault(detail: ErrorDetails) -> Fault:
     place = _place(detail["loc"])
     key = next((quoted(name) for name in reversed(place) if isinstance(name, str)), "the value")
     match detail["type"]:
@@ -445,7 +451,7 @@ def _fault(detail: ErrorDetails, data: Data) -> Fault:
             if place and place[0] == "steps" and len(place) == 2:
                 return Fault(place, "a step must be a map of keys such as `command: make`")
             return Fault(place, f"{key} must be a map, not {_shown(detail['input'])}")
-        case "list_type":
+        case "tuple_type":
             return Fault(place, f"{key} must be a list, not {_shown(detail['input'])}")
         case _:
             return Fault(place, f"{key}: {detail['msg']}")
@@ -493,7 +499,12 @@ def _drop(data: Data, place: Place) -> None:
     container[key] = _HARMLESS.get(above, "0")
 
 
-_HARMLESS: dict[Any, Data] = {"steps": {}, "env": {}, "precondition": "true", "preconditions": "true"}
+_HARMLESS: dict[Any, Data] = {
+    "steps": {},
+    "env": {},
+    "precondition": "true",
+    "preconditions": "true",
+}
 
 
 def _key_in(node: Data, part: str | int) -> str | int | None:

@@ -10,8 +10,13 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
 
 Place = tuple[str | int, ...]
+
+# Comparing with thousands of step names would take seconds for a file that has many mistakes.
+_MAX_DIFFERENCE = 6
+_MAX_CANDIDATES = 600
 
 
 class LanguageError(ValueError):
@@ -35,7 +40,9 @@ def quoted(word: str) -> str:
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`; did you mean "x"?` for the nearest of `known`, "" when none is near."""
-    squashed = {_squash(k): k for k in known}
+    length = len(word)
+    similar = (k for k in known if abs(len(k) - length) <= _MAX_DIFFERENCE)
+    squashed = {_squash(k): k for k in islice(similar, _MAX_CANDIDATES)}
     near = difflib.get_close_matches(_squash(word[:100]), squashed, n=1, cutoff=0.6)
     return f'; did you mean "{squashed[near[0]]}"?' if near else ""
 

@@ -31,7 +31,7 @@ def any_match(patterns: Sequence[str], text: str) -> bool:
 
 
 def ref_matches(filter: PushFilter, ref: str) -> bool:
-    """Whether a move of the full `ref` (`refs/heads/…`, `refs/tags/…`) is one that `filter` wants."""
+    """Whether `filter` wants moves of the full `ref` (`refs/heads/…` or `refs/tags/…`)."""
     everything = not filter.branches and not filter.tags
     if ref.startswith(_HEADS):
         return everything or any_match(filter.branches, ref.removeprefix(_HEADS))

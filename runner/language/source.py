@@ -9,12 +9,11 @@ grows; nothing here recurses, so no nesting can exhaust the stack. Pure.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 import yaml
-from yaml.cyaml import CParser
 from yaml.events import (
     AliasEvent,
     DocumentEndEvent,
@@ -100,7 +99,7 @@ class _Builder:
     def __init__(self, text: str) -> None:
         self.documents: list[Data] = []
         self.mistakes: list[Mistake] = []
-        self._parser = CParser(text)
+        self._parser = yaml.CSafeLoader(text)
         self._stack: list[_Frame] = []
         self._anchors: dict[str, tuple[Data, int]] = {}
         self._open_anchors: set[str] = set()
@@ -108,7 +107,7 @@ class _Builder:
         self._root: Data = None
 
     def run(self) -> None:
-        next_event = self._parser.get_event  # type: ignore[attr-defined]
+        next_event: Callable[[], Any] = self._parser.get_event
         while True:
             event = next_event()
             kind = type(event)
@@ -296,7 +295,9 @@ def _advice(line: str, *, column: int, problem: str, context: str) -> str:
         return f"quote the text: a YAML value cannot start with {quoted(at)}"
     if "mapping values are not allowed" in problem:
         return 'not valid YAML: ": " inside a value; quote the value, or check the indentation'
-    return f"not valid YAML: {problem or context}" + (f" ({context})" if problem and context else "")
+    return f"not valid YAML: {problem or context}" + (
+        f" ({context})" if problem and context else ""
+    )
 
 
 class Places:
@@ -365,5 +366,7 @@ def _entry(node: yaml.MappingNode, name: str) -> tuple[Any, Any] | None:
 
 def camel(key: str) -> str:
     """`timeout_sec` as `timeoutSec`."""
+    if "_" not in key:
+        return key
     head, *rest = key.split("_")
     return head + "".join(part[:1].upper() + part[1:] for part in rest)

@@ -1,0 +1,176 @@
+"""A file's bytes as a `Workflow`, or as every problem there is in them.
+
+Goes through `source` (YAML), `document` (shape), `definition` (meaning) and `lint`, and only
+where one of them found something works out lines and columns. Its rule: whatever the bytes are,
+the answer is a value, quickly. Pure.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from runner.language import definition, document, lint, source
+from runner.language.faults import Fault, quoted
+from runner.language.model import Problem, Workflow
+
+LOADER_VERSION = 1  # raise it with every change that makes another workflow of the same bytes
+
+MAX_BYTES = 1024 * 1024
+MAX_PROBLEMS = 100
+ENDINGS = (".yaml", ".yml")
+
+_ID_PART = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """`workflow` is None exactly when there are problems; warnings never stop a run."""
+
+    workflow: Workflow | None
+    problems: tuple[Problem, ...] = ()
+    warnings: tuple[Problem, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """One document: its number in the file, what it defines, and what is to be told about it."""
+
+    number: int
+    workflow: Workflow | None
+    faults: list[Fault]
+    warnings: list[Fault]
+
+
+def workflow_id(path: str) -> str:
+    """The id of the workflow in the file at `path` below `.dagu/`.
+
+    Raises ValueError with the reason for a name that makes no id.
+    """
+    ending = next((e for e in ENDINGS if path.endswith(e)), None)
+    if ending is None:
+        raise ValueError(f"{quoted(path)} does not end in .yaml or .yml")
+    stem = path.removesuffix(ending)
+    for part in stem.split("/"):
+        if not _ID_PART.fullmatch(part):
+            raise ValueError(
+                f"{quoted(part)} in {quoted(path)} cannot be part of a workflow's id: rename it to "
+                "letters, digits, '.', '_' and '-', not starting with '.'"
+            )
+    return stem
+
+
+def load(data: bytes, *, path: str, id: str) -> Loaded:
+    """Read the workflow with `id` from the bytes of its file. `path` is shown in messages."""
+    text = _decoded(data, path)
+    if isinstance(text, Problem):
+        return Loaded(None, (text,))
+    try:
+        read = source.read(text)
+    except source.SourceError as error:
+        return Loaded(None, (Problem(path, error.line, error.column, str(error)),))
+    documents = _documents(read.documents, id=id, path=path)
+    problems = [Problem(path, m.line, m.column, m.message) for m in read.mistakes]
+    if not documents:
+        problems.append(Problem(path, 1, 1, "the file holds no workflow; it needs steps"))
+    elif any(d.faults or d.warnings for d in documents):
+        places = source.Places(text)
+        problems += _placed(places, path, ((d.number, f) for d in documents for f in d.faults))
+        warnings = _placed(places, path, ((d.number, f) for d in documents for f in d.warnings))
+        if not problems:
+            return Loaded(_whole(documents), (), tuple(sorted(warnings)))
+    if problems:
+        return Loaded(None, _first(problems, path))
+    return Loaded(_whole(documents))
+
+
+def _decoded(data: bytes, path: str) -> str | Problem:
+    if len(data) > MAX_BYTES:
+        return Problem(
+            path, 1, 1, f"the file has {len(data):,} bytes; at most {MAX_BYTES:,} are read"
+        )
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        before = data[: error.start].decode("utf-8", errors="replace")
+        return _at_end_of(before, path, "the file is not UTF-8; save it as UTF-8")
+    if "\0" in text:
+        return _at_end_of(text[: text.index("\0")], path, "the file holds a NUL byte; remove it")
+    return text
+
+
+def _at_end_of(before: str, path: str, message: str) -> Problem:
+    return Problem(path, before.count("\n") + 1, len(before) - before.rfind("\n"), message)
+
+
+def _documents(documents: Iterable[source.Data], *, id: str, path: str) -> list[_Read]:
+    """Every document that is not empty; the first is the workflow, the others are its own."""
+    read: list[_Read] = []
+    names: set[str] = set()
+    for number, data in enumerate(documents):
+        if data is None:
+            continue
+        if not read:
+            read.append(_document(data, number, id=id, path=path))
+            continue
+        local = _document(data, number, id=f"{id}#{number}", path=path, is_local=True)
+        if isinstance(data, dict) and not local.faults:
+            local = _named(local, data, names, id=id)
+        read.append(local)
+    return read
+
+
+def _document(
+    data: source.Data, number: int, *, id: str, path: str, is_local: bool = False
+) -> _Read:
+    entry, faults = document.read(data)
+    if entry is None:
+        return _Read(number, None, faults, [])
+    workflow, found = definition.define(entry, id=id, path=path, broken=faults)
+    faults = [*faults, *found]
+    warnings = [] if faults else lint.warnings(entry, workflow, is_local=is_local)
+    return _Read(number, workflow, faults, warnings)
+
+
+def _named(local: _Read, data: dict[str, source.Data], names: set[str], *, id: str) -> _Read:
+    """A sub-workflow is found by its name, so it needs one of its own."""
+    workflow = local.workflow
+    if workflow is None or not data.get("name"):
+        fault = Fault((), 'a further document of a file is a sub-workflow and needs a "name"')
+        return replace(local, faults=[fault])
+    name = workflow.name
+    if name in names:
+        fault = Fault(("name",), f"another document of this file is named {quoted(name)}")
+        return replace(local, faults=[fault])
+    names.add(name)
+    return replace(local, workflow=replace(workflow, id=f"{id}#{name}"))
+
+
+def _whole(documents: list[_Read]) -> Workflow:
+    first, *others = (d.workflow for d in documents)
+    if first is None:  # pragma: no cover  a document without faults has a workflow
+        raise AssertionError("a document without faults has no workflow")
+    return replace(first, locals=tuple(w for w in others if w is not None)) if others else first
+
+
+def _placed(places: source.Places, path: str, faults: Iterable[tuple[int, Fault]]) -> list[Problem]:
+    problems: list[Problem] = []
+    for number, fault in faults:
+        if len(problems) > MAX_PROBLEMS:  # one more than is told, so that "more" can be said
+            break
+        line, column = places.find(fault.place, document=number, on_key=fault.on_key)
+        problems.append(Problem(path, line, column, fault.message))
+    return problems
+
+
+def _first(problems: list[Problem], path: str) -> tuple[Problem, ...]:
+    unique = sorted(set(problems))
+    if len(unique) <= MAX_PROBLEMS:
+        return tuple(unique)
+    told = unique[:MAX_PROBLEMS]
+    last = told[-1]
+    return (
+        *told,
+        Problem(path, last.line, last.column, "there are more problems; these come first"),
+    )

@@ -235,7 +235,8 @@ def test_a_timed_out_attempt_that_exits_with_0_still_failed() -> None:
 def test_the_timeout_of_a_step_counts_for_each_attempt() -> None:
     run = Driver(
         workflow(
-            "steps: [{name: a, command: x, timeoutSec: 30, retryPolicy: {limit: 1, intervalSec: 0}}]"
+            "steps: [{name: a, command: x, timeoutSec: 30,"
+            " retryPolicy: {limit: 1, intervalSec: 0}}]"
         )
     )
     run.wait(30)

@@ -1,0 +1,127 @@
+"""Runs a workflow text for real: real store, real processes, a workspace of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from runner.engine import journal, summary
+from runner.engine.engine import Engine
+from runner.engine.events import Event
+from runner.engine.history import History
+from runner.engine.state import RunState
+from runner.language.load import load
+from runner.language.params import bind, from_arguments, mentions
+from runner.triggers import Trigger, TriggerType
+from storage.mask import Mask
+from storage.sqlite import SqliteStore, open_store
+
+RUN = "20261122-030000-00000000abcd"
+PATH = {"PATH": "/usr/local/bin:/usr/bin:/bin"}
+
+
+@dataclass
+class Done:
+    """A run that is over."""
+
+    document: dict[str, Any]
+    state: RunState
+    events: Sequence[Event]
+    folder: Path
+
+    @property
+    def status(self) -> str:
+        return str(self.document["status"])
+
+    def step(self, name: str) -> dict[str, Any]:
+        steps = [*self.document["steps"], *self.document["handlers"]]
+        return next(s for s in steps if s["name"] == name)
+
+    def tail(self, name: str) -> str:
+        return str(self.step(name)["log"]["tail"]).strip()
+
+    def files(self, pattern: str) -> list[Path]:
+        return sorted(self.folder.rglob(pattern))
+
+
+class Bench:
+    """A store and an engine over `folder`; `seen` is called with new events as they are durable."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        inherited: Mapping[str, str] = PATH,
+        seen: Callable[[RunState, Sequence[Event]], None] | None = None,
+        max_steps: int = 64,
+    ) -> None:
+        self.folder = folder
+        self.workspace = folder / "workspace"
+        self.workspace.mkdir(exist_ok=True)
+        self.store: SqliteStore = open_store(folder / "data", durability="process")
+        self.engine = Engine(
+            store=self.store,
+            runs=folder / "runs",
+            workspaces=self.workspace,
+            clock=lambda: datetime.now(UTC),
+            inherited=inherited,
+            mask=Mask(()),
+            zone="UTC",
+            observe=seen,
+            max_steps=max_steps,
+        )
+
+    async def queue(
+        self,
+        text: str,
+        *given: str,
+        run: str = RUN,
+        origin: journal.Origin | None = None,
+    ) -> None:
+        loaded = load(text.encode(), path=".dagu/test.yaml", id="test")
+        flow = loaded.workflow
+        assert flow is not None, loaded.problems
+        bound = bind(
+            flow.params, from_arguments(given), mentioned=lambda name: mentions(flow, name)
+        )
+        at = datetime.now(UTC)
+        trigger = Trigger(TriggerType.MANUAL, journal.new_run_id(at), at)
+        writes = journal.queued_writes(
+            run,
+            at=at,
+            workflow=flow,
+            source=text,
+            origin=origin or journal.Origin(),
+            trigger=trigger,
+            params=bound,
+        )
+        await self.store.write(*writes)
+        row = await self.store.run(run)
+        assert row is not None
+        await self.store.write(*journal.started_writes(row, at=at, runner="0", host="host", room=0))
+
+    async def complete(self, run: str = RUN) -> Done:
+        async with asyncio.timeout(50):
+            await self.engine.complete(run)
+        history = await History.read(self.store, run)
+        state = history.state()
+        return Done(summary.document(run, state), state, history.events, self.folder / "runs")
+
+    async def close(self) -> None:
+        await self.store.close()
+
+
+async def run_text(
+    folder: Path, text: str, *given: str, origin: journal.Origin | None = None, **options: Any
+) -> Done:
+    """Run a workflow text to its end."""
+    bench = Bench(folder, **options)
+    try:
+        await bench.queue(text, *given, origin=origin)
+        return await bench.complete()
+    finally:
+        await bench.close()

@@ -13,6 +13,8 @@ from starlette.requests import ClientDisconnect, Request
 from webhook.problems import Problem
 
 DEADLINE_S = 30.0
+DISCARDED_BYTES = 32 * 1024 * 1024  # forges send at most 25 MB
+DISCARD_S = 1.0
 
 
 async def read_capped(
@@ -21,6 +23,7 @@ async def read_capped(
     """The whole body. Problem 413 above `limit_bytes`, 408 if it does not arrive in time."""
     declared = request.headers.get("content-length", "")
     if declared.isascii() and declared.isdigit() and _exceeds(declared, limit_bytes):
+        await _discard(request)
         raise _too_large(limit_bytes)
     chunks: list[bytes] = []
     size = 0
@@ -29,6 +32,7 @@ async def read_capped(
             async for chunk in request.stream():
                 size += len(chunk)
                 if size > limit_bytes:
+                    await _discard(request)
                     raise _too_large(limit_bytes)
                 chunks.append(chunk)
     except TimeoutError:
@@ -41,6 +45,20 @@ async def read_capped(
     except ClientDisconnect:
         raise Problem(400, "the sender went away before its body was complete") from None
     return b"".join(chunks)
+
+
+async def _discard(request: Request) -> None:
+    """Let a sender finish that is nearly done: one that is cut off never reads the answer."""
+    left = DISCARDED_BYTES
+    try:
+        async with asyncio.timeout(DISCARD_S):
+            while left > 0:
+                message = await request.receive()
+                left -= len(message.get("body", b""))
+                if not message.get("more_body", False):
+                    return
+    except TimeoutError:
+        return
 
 
 def _exceeds(digits: str, limit: int) -> bool:

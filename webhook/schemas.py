@@ -11,6 +11,7 @@ import binascii
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -51,10 +52,11 @@ class StartRun(BaseModel):
     params: dict[str, Any] | list[Any] | str | None = None
 
 
-class _Number(str):
-    """A JSON number as it was written."""
+@dataclass(frozen=True, slots=True)
+class _Number:
+    """A JSON number as it was written. Not a `str`, so that it is not taken for one."""
 
-    __slots__ = ()
+    text: str
 
 
 def decode_json(body: bytes) -> Any:
@@ -106,18 +108,18 @@ def _clean(text: str, *, place: str) -> str:
 
 
 def text_of(value: Any) -> str:
-    """A JSON value as a workflow sees it: scalars as written, null "", the rest compact JSON."""
+    """A decoded JSON value as a workflow sees it: scalars as written, null "", others compact."""
     if value is None:
         return ""
-    return str(value) if isinstance(value, str) else _compact(value)
+    return value if isinstance(value, str) else _compact(value)
 
 
 def _compact(value: Any) -> str:
     match value:
         case _Number():
-            return str(value)
+            return value.text
         case dict():
-            members = (f"{_compact(str(k))}:{_compact(v)}" for k, v in value.items())
+            members = (f"{_compact(k)}:{_compact(v)}" for k, v in value.items())
             return "{" + ",".join(members) + "}"
         case list():
             return "[" + ",".join(_compact(item) for item in value) + "]"

@@ -81,18 +81,9 @@ def publish(
     lost: LostRace | None = None
     for _ in range(tries):
         tip = mirror.fetch_branch(branch)
-        repository = mirror.repository()
-        parent = repository[tip].peel(pygit2.Commit) if tip else None
-        tree = parent.tree if parent else None
-        changes = edit(TreeView(repository, tree))
-        new = build_tree(repository, tree, changes=changes)
-        if new is None or (tree is not None and new == tree.id):
+        commit = _commit_on(mirror, tip, edit=edit, message=message, signature=signature)
+        if commit is None:
             return None
-        commit = str(
-            repository.create_commit(
-                None, signature, signature, message(changes), new, [tip] if tip else []
-            )
-        )
         try:
             mirror.push(commit, branch=branch, expected=tip)
         except LostRace as error:
@@ -100,6 +91,29 @@ def publish(
         else:
             return commit
     raise LostRace(f"branch {branch}: lost the race {tries} times in a row; last: {lost}") from lost
+
+
+def _commit_on(
+    mirror: Mirror,
+    tip: str | None,
+    *,
+    edit: Callable[[TreeView], Changes],
+    message: Callable[[Changes], str],
+    signature: pygit2.Signature,
+) -> str | None:
+    """The edited tree as a commit in the mirror; None if it is the tree of `tip`."""
+    repository = mirror.repository()
+    tree = repository[tip].peel(pygit2.Commit).tree if tip else None
+    changes = edit(TreeView(repository, tree))
+    new = build_tree(repository, tree, changes=changes)
+    if new is None or (tree is not None and new == tree.id):
+        return None
+    text = message(changes)
+    try:
+        parents = [tip] if tip else []
+        return str(repository.create_commit(None, signature, signature, text, new, parents))
+    except pygit2.GitError as error:
+        raise GitError(f"{mirror.path}: no commit could be written: {error}") from error
 
 
 def build_tree(

@@ -8,6 +8,7 @@ everything blocks, so callers use threads; a Mirror may be shared, each thread g
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 import weakref
@@ -135,6 +136,7 @@ class Mirror:
         self._mine = threading.local()
         self._opened: weakref.WeakSet[pygit2.Repository] = weakref.WeakSet()
         self._opening = threading.Lock()
+        self._pinning = threading.Lock()
         self._closed = False
         try:
             if not (path / "HEAD").is_file():
@@ -173,6 +175,19 @@ class Mirror:
             self._mine.handle = mine
         return mine[1]
 
+    @contextlib.contextmanager
+    def _disk(self) -> Iterator[None]:
+        """What goes wrong here and not over there is a GitError too."""
+        try:
+            yield
+        except KeyError as error:
+            raise ObjectMissing(f"{self.path}: object {error} is missing; fetch") from error
+        except (pygit2.GitError, OSError) as error:
+            raise GitError(
+                f"{self.path}: {error}; is the disk full, or is the mirror damaged? It may be "
+                "deleted, it will be fetched again"
+            ) from error
+
     def _drop_stale_locks(self) -> None:
         """A `kill -9` while a ref was written leaves its lock, which would refuse that ref for
         ever."""
@@ -190,7 +205,7 @@ class Mirror:
         One connection; nothing is transferred or written if nothing changed. Raises Unreachable,
         AccessDenied or NotARepository; refs seen before that stay as they were or are newer.
         """
-        with locked(self.path, wait_s=self._origin.deadline_s):
+        with locked(self.path, wait_s=self._origin.deadline_s), self._disk():
             repository = self.repository()
             look = self._origin.look(repository)
             wanted = {_kept_as(ref): oid for ref, oid in look.heads.items()}
@@ -207,7 +222,7 @@ class Mirror:
         """The commit that `branch` (short name) is at over there now, its objects fetched; None
         if there is no such branch. Raises PushRefused if there can be none."""
         ref, tracked = f"{_HEADS}{branch}", f"{_TRACKED}{branch}"
-        with locked(self.path, wait_s=self._origin.deadline_s):
+        with locked(self.path, wait_s=self._origin.deadline_s), self._disk():
             repository = self.repository()
             look = self._origin.look(repository)
             _check_room(look.heads, ref, url=self.url)
@@ -228,7 +243,8 @@ class Mirror:
         """
         repository = self.repository()
         self._origin.push(repository, commit, ref=f"{_HEADS}{branch}", expected=expected)
-        repository.references.create(f"{_TRACKED}{branch}", commit, force=True)
+        with self._disk():
+            repository.references.create(f"{_TRACKED}{branch}", commit, force=True)
 
     def _remember_head(self, repository: pygit2.Repository, head: str | None) -> None:
         """The mirror's own HEAD says which branch is the default one over there."""
@@ -268,14 +284,16 @@ class Mirror:
         """Keep a commit and its history, whatever becomes of the refs. Twice is once."""
         repository = self.repository()
         _find(repository, oid)
-        if f"{_PINS}{oid}" not in repository.references:
-            repository.references.create(f"{_PINS}{oid}", oid, force=True)
+        with self._pinning, self._disk():
+            if f"{_PINS}{oid}" not in repository.references:
+                repository.references.create(f"{_PINS}{oid}", oid)
 
     def unpin(self, oid: str) -> None:
         """No longer keep it. Nothing happens if it is not pinned."""
         repository = self.repository()
-        if f"{_PINS}{oid}" in repository.references:
-            repository.references.delete(f"{_PINS}{oid}")
+        with self._pinning, self._disk():
+            if f"{_PINS}{oid}" in repository.references:
+                repository.references.delete(f"{_PINS}{oid}")
 
     def pins(self) -> frozenset[str]:
         names = self.repository().references
@@ -317,7 +335,8 @@ class Mirror:
         if base is None and default_branch:
             base = self._merge_base(default_branch, str(new.id))
         old = _commit(repository, base).tree if base else None
-        return tuple(sorted(_differing(repository, old, new.tree)))
+        with self._disk():
+            return tuple(sorted(_differing(old, new.tree)))
 
     def _merge_base(self, ref: str, commit: str) -> str | None:
         repository = self.repository()
@@ -334,16 +353,14 @@ class Mirror:
         Raises ObjectMissing.
         """
         repository = self.repository()
-        tree: pygit2.Tree = _commit(repository, commit).tree
-        for part in folder.strip("/").split("/"):
-            entry = tree / part if part in tree else None
-            if not isinstance(entry, pygit2.Tree):
+        with self._disk():
+            tree = _folder(_commit(repository, commit).tree, folder)
+            if tree is None:
                 return Snapshot(commit, (), folder_missing=True)
-            tree = entry
-        files = [
-            _snapshot_file(repository, path, entry)
-            for path, entry in _below(repository, tree, f"{folder.strip('/')}/")
-        ]
+            files = [
+                _snapshot_file(repository, path, entry)
+                for path, entry in _below(tree, f"{folder.strip('/')}/")
+            ]
         return Snapshot(commit, tuple(sorted(files, key=lambda file: file.path)))
 
     def read_blob(self, oid: str, *, limit_bytes: int) -> bytes:
@@ -404,9 +421,17 @@ def _name(entry: pygit2.Object) -> str:
     return (entry.raw_name or b"").decode(errors="backslashreplace")
 
 
-def _below(
-    repository: pygit2.Repository, tree: pygit2.Tree, prefix: str
-) -> Iterator[tuple[str, pygit2.Object]]:
+def _folder(tree: pygit2.Tree, path: str) -> pygit2.Tree | None:
+    """The folder at `path`, reached through folders only."""
+    for part in path.strip("/").split("/"):
+        entry = tree / part if part in tree else None
+        if not isinstance(entry, pygit2.Tree):
+            return None
+        tree = entry
+    return tree
+
+
+def _below(tree: pygit2.Tree, prefix: str) -> Iterator[tuple[str, pygit2.Object]]:
     """(path, entry) of everything below `tree` that is not itself a folder."""
     todo = [(prefix, tree)]
     while todo:
@@ -427,9 +452,7 @@ def _snapshot_file(repository: pygit2.Repository, path: str, entry: pygit2.Objec
     )
 
 
-def _differing(
-    repository: pygit2.Repository, old: pygit2.Tree | None, new: pygit2.Tree
-) -> Iterator[str]:
+def _differing(old: pygit2.Tree | None, new: pygit2.Tree) -> Iterator[str]:
     """Paths whose entries differ. By hand, as libgit2's diff of two large trees would hold the
     interpreter's lock from its first file to its last."""
     todo: list[tuple[str, pygit2.Tree | None, pygit2.Tree | None]] = [("", old, new)]

@@ -429,7 +429,8 @@ def _copy_objects(source: pygit2.Repository, target: pygit2.Repository, oid: str
 # What the servers say when the ref moved between their advertisement and our update of it.
 _LOST = re.compile(
     r"failed to update ref|cannot lock ref|non-fast-?forward|fetch first|stale info"
-    r"|not present locally|incorrect old value|reference already exists|failed to (?:lock|create locked)",
+    r"|not present locally|incorrect old value|reference already exists"
+    r"|failed to (?:lock|create locked)",
     re.IGNORECASE,
 )
 _DENIED = re.compile(

@@ -55,25 +55,30 @@ def validate(ctx: click.Context, path: Path, folder: str, as_json: bool) -> None
 
 def check(root: Path, *, files: Iterator[Path]) -> Report:
     """Read `files`; their ids are their paths below `root`."""
-    entries = []
-    for file in files:
-        shown = Path(os.path.relpath(file)).as_posix()
-        prefix = Path(os.path.relpath(root)).as_posix()
-        try:
-            data = _read(file)
-        except OSError as error:
-            problem = Problem(shown, 1, 1, f"cannot be read: {error.strerror}")
-            entries.append(catalog.Entry(shown, "", "", problems=(problem,)))
-            continue
-        relative = file.relative_to(root).as_posix()
-        entry = catalog.read(data, path=f"{prefix}/{relative}", blob=shown, folder=prefix)
-        entries.append(entry)
+    folder = _typed(root)
+    entries = [_entry(file, folder=folder) for file in files]
     built = catalog.build("", entries)
     return Report(
         files=len(entries),
         problems=tuple(sorted(p for problems in built.problems.values() for p in problems)),
         warnings=tuple(sorted(w for entry in entries for w in entry.warnings)),
     )
+
+
+def _entry(file: Path, *, folder: str) -> catalog.Entry:
+    path = _typed(file)
+    try:
+        data = _read(file)
+    except OSError as error:
+        problem = Problem(path, 1, 1, f"the file cannot be read: {error.strerror}")
+        return catalog.Entry(path, "", "", problems=(problem,))
+    return catalog.read(data, path=path, blob=path, folder=folder)
+
+
+def _typed(path: Path) -> str:
+    """Relative to where the person is; "" for that folder itself."""
+    relative = Path(os.path.relpath(path)).as_posix()
+    return "" if relative == "." else relative
 
 
 def _root(path: Path, folder: str) -> Path:

@@ -11,12 +11,13 @@ import asyncio
 import contextlib
 import ctypes
 import os
+import re
 import secrets
 import shutil
 import signal
 import socket
 import sys
-from collections.abc import Callable, Coroutine, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -41,7 +42,7 @@ from runner.engine.history import History
 from runner.settings import CREDENTIALS, Settings
 from storage import tree
 from storage.mask import Mask
-from storage.mirror import Credential, GitError, Mirror, Unreachable, configure_git
+from storage.mirror import AccessDenied, Credential, GitError, Mirror, Unreachable, configure_git
 from storage.records import Owe, RunRow, Write
 from storage.remote import parse_address
 from storage.sqlite import SqliteStore, open_store
@@ -116,11 +117,28 @@ async def serve(
 
 def _hide_credentials(environ: MutableMapping[str, str]) -> None:
     """A step of the same user must find them neither in its environment nor in ours."""
-    for name in (*CREDENTIALS.values(), "DAGMILL_TOKEN"):
+    names = (*CREDENTIALS.values(), "DAGMILL_TOKEN")
+    for name in names:
         environ.pop(name, None)
+    _wipe(names)
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
         _log.warning("still_dumpable", errno=ctypes.get_errno())
+
+
+def _wipe(names: Sequence[str]) -> None:
+    """Overwrite the variables where the kernel put them when the process began: unsetting does
+    not, and a step that runs as root could read them in /proc.
+
+    Source: proc(5), /proc/pid/stat, fields 50 and 51 (env_start, env_end).
+    """
+    fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+    start, end = int(fields[47]), int(fields[48])
+    if not 0 < start < end:
+        return
+    for match in re.finditer(rb"[^\0]+", ctypes.string_at(start, end - start)):
+        if match[0].partition(b"=")[0].decode(errors="replace") in names:
+            ctypes.memset(start + match.start(), ord("x"), len(match[0]))
 
 
 def _bind(host: str, port: int) -> socket.socket:
@@ -323,6 +341,11 @@ class _Service:
             await self._reconciler.look()
         except Unreachable as error:
             raise StartRefused(f"{error}; check the URL and the network") from error
+        except AccessDenied as error:
+            raise StartRefused(
+                f"{error}; the credential is taken from DAGMILL_GIT_TOKEN (and "
+                "DAGMILL_GIT_USERNAME), or DAGMILL_SSH_KEY_FILE"
+            ) from error
         except GitError as error:
             raise StartRefused(str(error)) from error
 

@@ -218,7 +218,7 @@ class Reconciler:
             known.refs, seen.refs, repository=self._name, watch=watch, first=known.first, at=at
         )
         change = _Change(writes=[Move(moved.row) for moved in moves])
-        problem = str(self._no_branch(served, seen)) if tip is None else ""
+        problem = "" if tip is not None else self._gone(served)
         if tip is not None:
             problem = await self._plan_catalog(change, served, tip=tip, at=at)
             await self._plan_pushes(change, moves, watch=watch, tip=tip, at=at)
@@ -248,10 +248,8 @@ class Reconciler:
         return ""
 
     def _empty(self, before: Applied, tip: str) -> str:
-        kept = len(before.workflows)
-        return f"no workflow file (.yaml or .yml) below {self._folder}/ at commit {tip[:10]}; " + (
-            f"{kept} definitions stay as they were" if kept else "commit one to begin"
-        )
+        what = f"no workflow file (.yaml or .yml) below {self._folder}/ at commit {tip[:10]}"
+        return f"{what}; {_kept(before)}"
 
     async def _plan_pushes(
         self, change: _Change, moves: tuple[Moved, ...], *, watch: Watch, tip: str, at: datetime
@@ -320,6 +318,10 @@ class Reconciler:
     def _served(self, head: str) -> str:
         return f"{BRANCHES}{self._branch}" if self._branch else head
 
+    def _gone(self, served: str) -> str:
+        name = served.removeprefix(BRANCHES) or "HEAD"
+        return f'branch "{name}" is gone; {_kept(self._applied)}'
+
     def _no_branch(self, served: str, seen: Seen) -> BranchMissing:
         branches = sorted(
             ref.removeprefix(BRANCHES) for ref in seen.refs if ref.startswith(BRANCHES)
@@ -333,3 +335,12 @@ class Reconciler:
             f'repository {self._url} has no branch "{wanted}"; it has '
             f"{', '.join(branches[:10])}; choose one with --branch"
         )
+
+
+def _kept(applied: Applied) -> str:
+    number = len(applied.workflows)
+    if not number:
+        return "commit one to begin"
+    return (
+        "1 definition stays as it was" if number == 1 else f"{number} definitions stay as they were"
+    )

@@ -1,0 +1,552 @@
+"""`dagmill serve` as a person runs it: a real process, a real git server, pushes, hooks, results.
+
+Each test waits for a fact in the service's log or for an answer of its API, never for time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from git_remotes import GitHttpServer, Remote
+
+WAIT_S = 60
+SECRET = "a secret of the hook"
+STATUS = "refs/heads/dagmill/status"
+
+HELLO = """
+on: push
+steps:
+  - name: say
+    command: |
+      git_commit=$GIT_COMMIT
+      echo "hello from $git_commit"
+      cat greeting.txt
+"""
+pytestmark = pytest.mark.timeout(180)  # several processes, on a machine that others use too
+
+NIGHTLY = """
+schedule: "0 2 * * *"
+steps:
+  - command: "true"
+"""
+NOSY = """
+on: push
+steps:
+  - command: |
+      env
+      tr '\\0' '\\n' <"/proc/$PPID/environ" || true
+      service=$(ps -o ppid= -p $PPID | tr -d ' ')
+      tr '\\0' '\\n' <"/proc/$service/environ" || true
+"""
+
+
+class Service:
+    """A `dagmill serve` process. `facts` are its log lines in order."""
+
+    def __init__(self, process: subprocess.Popen[str], data: Path) -> None:
+        self.process = process
+        self.data = data
+        self.facts: list[dict[str, Any]] = []
+        self.said: list[str] = []
+        self.errors: list[str] = []
+        self._news = threading.Condition()
+        self._readers = [
+            threading.Thread(target=self._read, args=(process.stderr, self._log_line)),
+            threading.Thread(target=self._read, args=(process.stdout, self.said.append)),
+        ]
+        for reader in self._readers:
+            reader.start()
+
+    def _read(self, stream: Any, keep: Callable[[str], None]) -> None:
+        for line in stream:
+            with self._news:
+                keep(line.rstrip("\n"))
+                self._news.notify_all()
+        with self._news:
+            self._news.notify_all()
+
+    def _log_line(self, line: str) -> None:
+        if line.startswith("{"):
+            self.facts.append(json.loads(line))
+        else:
+            self.errors.append(line)
+
+    def wait(self, found: Callable[[], Any]) -> Any:
+        """What `found` returns once it is true; a failure with everything that was said."""
+        deadline = time.monotonic() + WAIT_S
+        with self._news:
+            while not (result := found()):
+                left = deadline - time.monotonic()
+                if left <= 0 or self.process.poll() is not None:
+                    told = "\n".join([*self.said, *map(str, self.facts), *self.errors])
+                    pytest.fail(f"it did not come (exit {self.process.poll()}):\n{told}")
+                self._news.wait(min(left, 0.5))
+        return result
+
+    def fact(self, event: str, **values: object) -> dict[str, Any]:
+        """The first log line of `event` with `values`, waited for."""
+        found: dict[str, Any] = self.wait(
+            lambda: next(
+                (f for f in self.facts if f["event"] == event and values.items() <= f.items()), None
+            )
+        )
+        return found
+
+    def facts_of(self, event: str) -> list[dict[str, Any]]:
+        return [fact for fact in self.facts if fact["event"] == event]
+
+    @property
+    def url(self) -> str:
+        line: str = self.wait(lambda: next((s for s in self.said if "listening on" in s), None))
+        return line.split()[-1]
+
+    def get(self, path: str) -> Any:
+        token = (self.data / "token").read_text().strip()
+        answer = httpx2.get(self.url + path, headers={"Authorization": f"Bearer {token}"})
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        code = self.process.wait(WAIT_S)
+        for reader in self._readers:
+            reader.join()
+        self.process.stdout.close()  # type: ignore[union-attr]
+        self.process.stderr.close()  # type: ignore[union-attr]
+        return code
+
+
+class Served:
+    """Starts services for one test and ends them."""
+
+    def __init__(self, data: Path) -> None:
+        self.data = data
+        self.services: list[Service] = []
+
+    def __call__(self, *arguments: str, **settings: str) -> Service:
+        environ = {
+            "PATH": os.environ["PATH"],
+            "HOME": os.environ["HOME"],
+            "DAGMILL_SUMMARY_QUIET_S": "0.1",
+            "DAGMILL_SUMMARY_GAP_S": "0.1",
+            **{f"DAGMILL_{name.upper()}": value for name, value in settings.items()},
+        }
+        process = subprocess.Popen(
+            [sys.executable, "-m", "runner.cli", "serve", "--port", "0", *arguments]
+            + ([] if "--data" in arguments else ["--data", str(self.data)]),
+            env=environ,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        service = Service(process, self.data)
+        self.services.append(service)
+        return service
+
+    def refused(self, *arguments: str, **settings: str) -> str:
+        """The message of a service that ends with exit 2 at once."""
+        service = self(*arguments, **settings)
+        assert service.process.wait(WAIT_S) == 2
+        service.stop()
+        return "\n".join(service.errors)
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Served]:
+    served = Served(tmp_path / "data")
+    yield served
+    for service in served.services:
+        if service.process.poll() is None:
+            service.process.kill()
+            service.stop()
+
+
+@pytest.fixture
+def guarded(remote: Remote, git_http: GitHttpServer) -> str:
+    """The URL of `remote` behind a credential; ada/s3cret-token-1 may read and push."""
+    git_http.credential = ("ada", "s3cret-token-1")
+    return git_http.url(remote)
+
+
+CREDENTIAL = {"git_username": "ada", "git_token": "s3cret-token-1"}
+
+
+def summaries(remote: Remote) -> list[dict[str, Any]]:
+    if remote.tip(STATUS) is None:
+        return []
+    paths = [p for p in remote.files(STATUS) if p.startswith("runs/") and p.endswith(".json")]
+    return [json.loads(remote.show(STATUS, path)) for path in paths]
+
+
+def published(service: Service, remote: Remote, *, run: str) -> dict[str, Any]:
+    """The summary of `run`, once it is on the status branch."""
+    found: dict[str, Any] = service.wait(
+        lambda: next((s for s in summaries(remote) if s["run"] == run), None)
+    )
+    return found
+
+
+def deliver(service: Service, remote: Remote, *, ref: str, after: str) -> httpx2.Response:
+    body = json.dumps(
+        {
+            "ref": ref,
+            "after": after,
+            "before": "0" * 40,
+            "repository": {"full_name": remote.path.name.removesuffix(".git")},
+            "pusher": {"name": "ada"},
+            "sender": {"login": "ada"},
+        }
+    ).encode()
+    signature = hmac.new(SECRET.encode(), body, hashlib.sha256).hexdigest()
+    return httpx2.post(
+        f"{service.url}/hooks/ops",
+        content=body,
+        headers={
+            "Content-Type": "application/json",
+            "X-GitHub-Event": "push",
+            "X-GitHub-Delivery": "72d3162e-cc78-11e3-81ab-4c9367dc0958",
+            "X-Hub-Signature-256": f"sha256={signature}",
+        },
+    )
+
+
+def begun(remote: Remote, **more: str) -> str:
+    """A first commit with the workflow `hello`."""
+    return remote.change({".dagu/hello.yaml": HELLO, "greeting.txt": "one\n", **more})
+
+
+def test_a_push_found_by_polling_runs_at_exactly_that_commit_and_its_summary_is_in_git(
+    serve: Served, remote: Remote, guarded: str
+) -> None:
+    begun(remote)
+    service = serve(guarded, "--poll", "0.3", **CREDENTIAL)
+    service.fact("catalog_applied", added=["hello"])
+    pushed = remote.change({"greeting.txt": "two\n"})
+    run = service.fact("run_finished", workflow="hello")["run"]
+    summary = published(service, remote, run=run)
+    assert summary["commit"] == pushed
+    assert summary["status"] == "succeeded"
+    assert summary["trigger"]["type"] == "push"
+    assert summary["trigger"]["after"] == pushed
+    assert summary["steps"][0]["log"]["tail"] == f"hello from {pushed}\ntwo"
+    assert service.stop() == 0
+
+
+def test_a_signed_hook_starts_the_run_long_before_the_next_poll(
+    serve: Served, remote: Remote, guarded: str
+) -> None:
+    begun(remote)
+    service = serve(guarded, "--poll", "3600", hook_secret=SECRET, **CREDENTIAL)
+    service.fact("catalog_applied")
+    pushed = remote.change({"greeting.txt": "two\n"})
+    answer = deliver(service, remote, ref="refs/heads/main", after=pushed)
+    assert answer.status_code == 202
+    run = service.fact("run_finished", workflow="hello")["run"]
+    summary = published(service, remote, run=run)
+    assert summary["commit"] == pushed
+    assert summary["trigger"]["delivery"] == answer.json()["delivery"]
+    assert summary["trigger"]["actor"] == "ada"
+
+
+def test_the_first_sight_of_a_repository_starts_nothing(
+    serve: Served, remote: Remote, guarded: str
+) -> None:
+    begun(remote)
+    remote.git("tag", "v1")
+    remote.push("v1")
+    service = serve(guarded, "--poll", "0.3", **CREDENTIAL)
+    service.fact("catalog_applied")
+    seen = remote.change({"greeting.txt": "two\n"})
+    service.fact("run_finished")
+    assert [run["commit"] for run in service.get("/api/v1/runs")["runs"]] == [seen]
+
+
+def test_a_commit_with_a_broken_and_a_good_file_schedules_the_good_one_and_keeps_the_other(
+    serve: Served, remote: Remote, guarded: str
+) -> None:
+    first = begun(remote)
+    service = serve(guarded, "--poll", "0.3", **CREDENTIAL)
+    service.fact("catalog_applied", added=["hello"])
+    second = remote.change(
+        {".dagu/nightly.yaml": NIGHTLY, ".dagu/hello.yaml": HELLO + "stepz: []\n"}
+    )
+    applied = service.fact("catalog_applied", commit=second)
+    assert applied["added"] == ["nightly"]
+    assert applied["schedules_added"] == ["nightly"]
+    assert applied["changed"] == applied["removed"] == []
+    problem = service.fact("definition_broken")["problem"]
+    assert problem.startswith(".dagu/hello.yaml:")
+    assert "stepz" in problem
+    started = httpx2.post(
+        f"{service.url}/api/v1/runs",
+        json={"workflow": "hello"},
+        headers={"Authorization": f"Bearer {(service.data / 'token').read_text().strip()}"},
+    )
+    assert started.status_code == 201, started.text
+    summary = published(service, remote, run=started.json()["run"])
+    assert (summary["commit"], summary["status"]) == (first, "succeeded")
+
+
+def test_a_new_branch_is_a_push_once_it_is_watched_and_a_deleted_one_starts_nothing(
+    serve: Served, remote: Remote, guarded: str
+) -> None:
+    begun(remote)
+    service = serve(
+        guarded, "--poll", "0.3", "--watch", "main", "--watch", "feature/*", **CREDENTIAL
+    )
+    service.fact("catalog_applied")
+    remote.push("HEAD:refs/heads/feature/a", "HEAD:refs/heads/unwatched")
+    first = service.fact("run_finished")
+    remote.push(":refs/heads/feature/a", ":refs/heads/unwatched")
+    remote.change({"greeting.txt": "two\n"})
+    service.wait(lambda: len(service.facts_of("run_finished")) == 2)
+    runs = service.get("/api/v1/runs")["runs"]
+    assert [run["ref"] for run in runs] == ["refs/heads/main", "refs/heads/feature/a"]
+    assert runs[1]["run"] == first["run"]
+
+
+def test_a_tag_counts_only_where_it_points_into_the_history_of_the_served_branch(
+    serve: Served, remote: Remote, guarded: str
+) -> None:
+    first = begun(remote)
+    service = serve(guarded, "--poll", "0.3", **CREDENTIAL)
+    service.fact("catalog_applied")
+    remote.git("checkout", "-q", "--orphan", "aside")
+    remote.commit({"greeting.txt": "stranger\n"})
+    remote.git("tag", "v-stranger")
+    remote.push("v-stranger")
+    remote.git("tag", "-a", "-m", "One", "v1", first)
+    remote.push("v1")
+    service.fact("run_finished")
+    runs = service.get("/api/v1/runs")["runs"]
+    assert [(run["ref"], run["commit"]) for run in runs] == [("refs/tags/v1", first)]
+
+
+def test_a_force_push_back_to_an_older_commit_is_a_push_of_it(
+    serve: Served, remote: Remote, guarded: str
+) -> None:
+    first = begun(remote)
+    remote.change({"greeting.txt": "two\n"})
+    service = serve(guarded, "--poll", "0.3", **CREDENTIAL)
+    service.fact("catalog_applied")
+    remote.git("reset", "-q", "--hard", first)
+    remote.push(force=True)
+    run = service.fact("run_finished")["run"]
+    assert published(service, remote, run=run)["commit"] == first
+
+
+def test_the_status_branch_is_a_dashboard_that_never_triggers(
+    serve: Served, remote: Remote, guarded: str
+) -> None:
+    begun(remote, **{".dagu/nightly.yaml": NIGHTLY})
+    service = serve(guarded, "--poll", "0.3", "--watch", "**", **CREDENTIAL)
+    service.fact("catalog_applied")
+    remote.change({"greeting.txt": "two\n"})
+    run = service.fact("run_finished")["run"]
+    published(service, remote, run=run)
+    remote.change({"greeting.txt": "three\n"})
+    last = service.wait(lambda: service.facts_of("run_finished")[1:])[0]["run"]
+    published(service, remote, run=last)
+    assert json.loads(remote.show(STATUS, "latest/hello.json"))["run"] == last
+    page = remote.show(STATUS, "README.md")
+    assert "| hello |" in page
+    assert "02:00 UTC" in page
+    message = remote.git("ls-remote", str(remote.path), STATUS) and _message(remote)
+    assert message.splitlines()[0] == "1 run: 1 succeeded [skip ci]"
+    assert f"Dagmill-Run: {last}" in message
+    assert len(service.get("/api/v1/runs")["runs"]) == 2
+
+
+def _message(remote: Remote) -> str:
+    remote.git("fetch", "-q", str(remote.path), STATUS)
+    return remote.git("log", "-1", "--format=%B", "FETCH_HEAD")
+
+
+def test_a_refused_push_of_the_status_branch_fails_no_run(
+    serve: Served, remote: Remote, guarded: str
+) -> None:
+    begun(remote)
+    remote.hook("update", f'[ "$1" != {STATUS} ]\n')
+    service = serve(guarded, "--poll", "0.3", **CREDENTIAL)
+    service.fact("catalog_applied")
+    remote.change({"greeting.txt": "two\n"})
+    assert service.fact("run_finished")["status"] == "succeeded"
+    service.fact("status_branch_refused")
+    service.fact("report_postponed", kind="summary")
+    assert remote.tip(STATUS) is None
+
+
+def test_a_restart_goes_on_where_it_stopped(serve: Served, remote: Remote, guarded: str) -> None:
+    begun(remote)
+    service = serve(guarded, "--poll", "0.3", **CREDENTIAL)
+    assert service.url
+    assert service.stop() == 0
+    pushed = remote.change({"greeting.txt": "two\n"})
+    again = serve(guarded, "--poll", "0.3", **CREDENTIAL)
+    run = again.fact("run_finished")["run"]
+    assert published(again, remote, run=run)["commit"] == pushed
+    assert again.stop() == 0
+
+
+def test_a_branch_that_goes_away_keeps_what_is_in_force(
+    serve: Served, remote: Remote, guarded: str
+) -> None:
+    begun(remote)
+    remote.git("config", "receive.denyDeleteCurrent", "ignore")
+    subprocess.run(
+        ["git", "config", "receive.denyDeleteCurrent", "ignore"], cwd=remote.path, check=True
+    )
+    service = serve(guarded, "--poll", "0.3", "--branch", "main", **CREDENTIAL)
+    service.fact("catalog_applied")
+    remote.push(":refs/heads/main")
+    problem = service.fact("definitions_kept")["problem"]
+    assert "main" in problem
+    assert [w["workflow"] for w in service.get("/api/v1/workflows")["workflows"]] == ["hello"]
+
+
+def test_a_folder_that_is_suddenly_empty_keeps_what_is_in_force(
+    serve: Served, remote: Remote, guarded: str
+) -> None:
+    begun(remote)
+    service = serve(guarded, "--poll", "0.3", **CREDENTIAL)
+    service.fact("catalog_applied")
+    remote.change({".dagu/hello.yaml": None})
+    assert "1 definition stays" in service.fact("definitions_kept")["problem"]
+    assert [w["workflow"] for w in service.get("/api/v1/workflows")["workflows"]] == ["hello"]
+
+
+def test_a_repository_without_the_folder_is_served_and_says_so(
+    serve: Served, remote: Remote, guarded: str
+) -> None:
+    remote.change({"README": "nothing here yet\n"})
+    service = serve(guarded, "--poll", "0.3", **CREDENTIAL)
+    assert ".dagu/" in service.fact("definitions_kept")["problem"]
+    begun(remote)
+    service.fact("catalog_applied", added=["hello"])
+
+
+def test_a_local_repository_is_watched_and_not_only_polled(serve: Served, remote: Remote) -> None:
+    begun(remote)
+    service = serve(str(remote.path), "--poll", "3600")
+    service.fact("catalog_applied")
+    assert service.url
+    service.fact("refs_watched")
+    pushed = remote.change({"greeting.txt": "two\n"})
+    run = service.fact("run_finished")["run"]
+    assert published(service, remote, run=run)["commit"] == pushed
+
+
+def test_a_step_sees_no_credential_of_the_service(
+    serve: Served, remote: Remote, guarded: str
+) -> None:
+    remote.change({".dagu/nosy.yaml": NOSY})
+    service = serve(guarded, "--poll", "0.3", hook_secret=SECRET, **CREDENTIAL)
+    service.fact("catalog_applied", added=["nosy"])
+    remote.change({"greeting.txt": "two\n"})
+    run = service.fact("run_finished")["run"]
+    summary = published(service, remote, run=run)
+    assert "PATH=" in summary["steps"][0]["log"]["tail"]
+    out = next((service.data / "runs").rglob("out")).read_text()
+    for secret in (SECRET, CREDENTIAL["git_token"]):
+        assert secret not in out
+    assert "DAGMILL_GIT" not in out
+
+
+def test_a_second_ctrl_c_ends_what_runs(serve: Served, remote: Remote, guarded: str) -> None:
+    remote.change({".dagu/long.yaml": 'on: push\nsteps:\n  - command: "touch begun; sleep 600"\n'})
+    service = serve(guarded, "--poll", "0.3", **CREDENTIAL)
+    service.fact("catalog_applied", added=["long"])
+    remote.hook("update", f'[ "$1" != {STATUS} ] || sleep 20\n')
+    remote.change({"greeting.txt": "two\n"})
+    run = service.fact("run_admitted")["run"]
+    service.wait(lambda: list((service.data / "workspaces" / run).glob("begun")))
+    service.process.send_signal(signal.SIGINT)
+    service.wait(lambda: any("1 step still running" in line for line in service.said))
+    service.process.send_signal(signal.SIGINT)
+    assert service.fact("run_finished", run=run)["status"] == "cancelled"
+    assert service.stop() == 130
+
+
+def test_a_wrong_credential_ends_with_the_remedy(
+    serve: Served, remote: Remote, guarded: str
+) -> None:
+    begun(remote)
+    message = serve.refused(guarded, git_username="ada", git_token="wrong-token-2")
+    assert "DAGMILL_GIT_TOKEN" in message
+    assert "wrong-token-2" not in message
+
+
+def test_a_missing_credential_ends_with_the_remedy(
+    serve: Served, remote: Remote, guarded: str
+) -> None:
+    begun(remote)
+    assert "DAGMILL_GIT_TOKEN" in serve.refused(guarded)
+
+
+def test_what_is_no_repository_ends_with_its_name(serve: Served, tmp_path: Path) -> None:
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    assert str(plain) in serve.refused(str(plain))
+
+
+def test_an_unreachable_repository_ends_the_first_start(serve: Served) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}/ops.git"
+    message = serve.refused(url)
+    assert url in message
+    assert "check the URL and the network" in message
+
+
+def test_a_wrong_branch_ends_with_those_there_are(
+    serve: Served, remote: Remote, guarded: str
+) -> None:
+    begun(remote)
+    message = serve.refused(guarded, "--branch", "mian", **CREDENTIAL)
+    assert '"mian"' in message
+    assert "main" in message
+
+
+def test_an_empty_repository_ends_with_the_remedy(
+    serve: Served, remote: Remote, guarded: str
+) -> None:
+    message = serve.refused(guarded, **CREDENTIAL)
+    assert "is empty; push a first commit" in message
+
+
+def test_a_port_in_use_ends_with_the_remedy(serve: Served, remote: Remote) -> None:
+    begun(remote)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        message = serve.refused(str(remote.path), "--port", port)
+    assert f"port {port}" in message
+    assert "--port" in message
+    assert not serve.data.exists()
+
+
+def test_a_data_folder_in_use_ends_with_its_name(serve: Served, remote: Remote) -> None:
+    begun(remote)
+    serve(str(remote.path)).fact("catalog_applied")
+    assert str(serve.data) in serve.refused(str(remote.path))
+
+
+def test_a_wrong_setting_ends_with_its_flag(serve: Served, remote: Remote) -> None:
+    assert "--poll" in serve.refused(str(remote.path), "--poll", "0")

@@ -16,6 +16,7 @@ from starlette.applications import Starlette
 
 from runner.control import applied, catalog
 from runner.control.intake import Intake, Source
+from storage.mask import Mask
 from storage.records import EntryRow, PutEntry, PutRepository, RaiseApplied, RepositoryRow
 from storage.sqlite import SqliteStore, open_store
 from webhook.app import Doors, create_app
@@ -59,7 +60,7 @@ class World:
     logs: Path
     nudged: list[str] = field(default_factory=list)
     is_ready: bool = False
-    base_url: str = ""
+    mask: Mask = field(default_factory=Mask)
 
     def log_file(self, run: str, step: str, attempt: int) -> Path:
         return self.logs / f"{run}-{step}-{attempt}.log"
@@ -128,6 +129,7 @@ def doors(world: World, in_force: applied.Applied) -> Doors:
         hosts=("127.0.0.1", "localhost"),
         version="1.2.3",
         ready=lambda: world.is_ready,
+        mask=lambda run: world.mask,
     )
 
 

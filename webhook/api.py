@@ -201,7 +201,8 @@ async def _log(doors: Doors, request: Request) -> Response:
             remedy="follow=true waits for it",
         )
     else:
-        stream = log_stream.read(await doors.log_path(run, step, attempt.number), offset=offset)
+        path = await doors.log_path(run, step, attempt.number)
+        stream = log_stream.read(doors, run, path=path, offset=offset)
     return StreamingResponse(stream, media_type="text/plain; charset=utf-8")
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from runner.language.model import Param
+from storage.mask import Mask
 from storage.records import RunRow
 from storage.store import Store
 
@@ -72,6 +73,8 @@ class Doors:
     attempt)`: the file with the attempt's output (attempt None: the newest), or None.
     `hosts`: names that a Host header may hold, without port. `closing` is set when the service
     stops: open streams end at once. `own_refs`: full refs that only this service pushes.
+    `mask(run)`: what hides the secrets of a run that goes on, whose logs are not scrubbed yet; the
+    logs of a final run are, so an empty mask will do for it.
     """
 
     store: Store
@@ -87,5 +90,6 @@ class Doors:
     version: str
     ready: Callable[[], bool]
     closing: asyncio.Event = field(default_factory=asyncio.Event)
+    mask: Callable[[str], Mask] = field(default=lambda run: Mask())
     own_refs: frozenset[str] = frozenset({"refs/heads/dagmill/status"})
     max_hook_bytes: int = 5 * 1024 * 1024

@@ -11,9 +11,11 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from runner.engine import journal
 from runner.engine.events import Cancelled, Ended, Event, Finished, Launched, Skipped
+from storage.mask import Mask, MaskStream
 from webhook.doors import Doors
 
 CHUNK_BYTES = 64 * 1024
@@ -45,11 +47,15 @@ async def events_of(doors: Doors, run: str) -> list[Event]:
     return [journal.event(record) for record in await doors.store.events(run)]
 
 
-async def read(path: Path | None, *, offset: int) -> AsyncIterator[bytes]:
-    """The file from `offset` to its present end. A file that is not there has no bytes."""
-    while path is not None and (chunk := await asyncio.to_thread(_read, path, offset)):
-        offset += len(chunk)
-        yield chunk
+async def read(doors: Doors, run: str, *, path: Path | None, offset: int) -> AsyncIterator[bytes]:
+    """The masked log from `offset` to its present end."""
+    log = _Log(offset)
+    try:
+        async for piece in log.grown(path, mask=doors.mask(run)):
+            yield piece
+        yield log.rest()
+    finally:
+        log.close()
 
 
 async def follow(
@@ -59,6 +65,7 @@ async def follow(
     changed = asyncio.Event()
     stop_listening = doors.store.listen(f"run:{run}", changed.set)
     path: Path | None = None
+    log = _Log(offset)
     try:
         while not doors.closing.is_set():
             changed.clear()
@@ -68,15 +75,56 @@ async def follow(
             if path is None and attempt is not None:
                 path = await doors.log_path(run, step, attempt)
             while True:
-                async for chunk in read(path, offset=offset):
-                    offset += len(chunk)
-                    yield chunk
+                async for piece in log.grown(path, mask=doors.mask(run)):
+                    yield piece
                 if now.over:
+                    yield log.rest()
                     return
                 if await _woken(changed, doors.closing):
                     break
     finally:
         stop_listening()
+        log.close()
+
+
+class _Log:
+    """One log, read once from `offset` on, masked on its way.
+
+    The file stays open: when a step ends, its log is scrubbed into a new file of another length
+    that takes the name, and a reader in the middle must go on in the old one.
+    """
+
+    def __init__(self, offset: int) -> None:
+        self._offset = offset
+        self._file: BinaryIO | None = None
+        self._mask = Mask()
+        self._stream: MaskStream | None = None
+
+    async def grown(self, path: Path | None, *, mask: Mask) -> AsyncIterator[bytes]:
+        """What was written since the last call. A file that is not there has no bytes."""
+        if mask is not self._mask:
+            yield self.rest()
+            self._mask, self._stream = mask, mask.stream() if mask else None
+        while path is not None and (chunk := await asyncio.to_thread(self._read, path)):
+            if masked := self._stream.feed(chunk) if self._stream else chunk:
+                yield masked
+
+    def rest(self) -> bytes:
+        """What was held back because it might have become a secret."""
+        return self._stream.flush() if self._stream else b""
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def _read(self, path: Path) -> bytes:
+        if self._file is None:
+            try:
+                self._file = path.open("rb")
+            except FileNotFoundError:
+                return b""  # not created yet, or cleaned away
+            self._file.seek(self._offset)
+        return self._file.read(CHUNK_BYTES)
 
 
 async def _woken(changed: asyncio.Event, closing: asyncio.Event) -> bool:
@@ -88,12 +136,3 @@ async def _woken(changed: asyncio.Event, closing: asyncio.Event) -> bool:
         for future in waiting:
             future.cancel()
     return changed.is_set() or closing.is_set()
-
-
-def _read(path: Path, offset: int) -> bytes:
-    try:
-        with path.open("rb") as file:
-            file.seek(offset)
-            return file.read(CHUNK_BYTES)
-    except FileNotFoundError:
-        return b""  # not created yet, or cleaned away

@@ -17,6 +17,7 @@ from structlog.testing import capture_logs
 from runner.engine import journal
 from runner.engine.events import Ended, Event, Finished, Launched, Settled, Started
 from runner.engine.history import History
+from storage.mask import Mask
 from webhook.app import Doors
 
 OPEN = {"/", "/health", "/ready", "/hooks/{repository}"}
@@ -399,6 +400,31 @@ async def test_a_followed_log_grows_until_its_attempt_ended(
             log.write(b"three\n")
         await add(world, run, ended("extract"))
         assert b"".join([piece async for piece in pieces]) == b"three\n"
+
+
+async def test_a_log_that_grows_shows_no_secret(person: httpx2.AsyncClient, world: World) -> None:
+    world.mask = Mask(["hunter22"])
+    run = await start(person)
+    await add(world, run, Started(AT, "host", "1"), launched("extract"))
+    file = world.log_file(run, "extract", 1)
+    file.write_bytes(b"password=hun")
+    url = f"/api/v1/runs/{run}/log?step=extract"
+    async with person.stream("GET", url + "&follow=true") as answer:
+        pieces = answer.aiter_bytes()
+        assert await anext(pieces) == b"password="
+        with file.open("ab") as log:
+            log.write(b"ter22\nbye\n")
+        seen = b"password="
+        while b"bye" not in seen:
+            seen += await anext(pieces)
+        # The end of a step replaces its log by a scrubbed one of another length.
+        scrubbed = file.with_suffix(".scrubbed")
+        scrubbed.write_bytes(b"password=***\nbye\n")
+        scrubbed.replace(file)
+        await add(world, run, ended("extract"))
+        seen += b"".join([piece async for piece in pieces])
+    assert seen == b"password=***\nbye\n"
+    assert (await person.get(url)).content == b"password=***\nbye\n"
 
 
 async def test_following_a_step_that_never_starts_ends_with_the_run(

@@ -54,7 +54,8 @@ def pattern_problem(text: str) -> str | None:
         _compiled(text.removeprefix(PREFIX))
     except re2.error as error:
         reason = error.args[0] if error.args else "not accepted"
-        return reason.decode(errors="replace") if isinstance(reason, bytes) else str(reason)
+        text = reason.decode(errors="replace") if isinstance(reason, bytes) else str(reason)
+        return text[:100]  # it repeats the part of the pattern that it is about
     return None
 
 

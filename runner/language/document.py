@@ -273,7 +273,7 @@ class Entry(BaseModel):
 
 class ConditionEntry(Entry):
     condition: Text
-    expected: Text | None = None
+    expected: Annotated[str | None, BeforeValidator(_text)] = None
 
     @model_validator(mode="before")
     @classmethod

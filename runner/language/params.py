@@ -34,7 +34,7 @@ class ParamError(LanguageError):
 class BoundParam:
     """One parameter of a run. `given`: `value` is data from outside, else unexpanded text.
 
-    `positions` are the `$n` that it is, usually none for a named and one for a positional one.
+    `position` is n where it is also `$n`: always for an unnamed one.
     """
 
     name: str | None

@@ -101,8 +101,9 @@ def load(flags: Mapping[str, object], *, environ: Mapping[str, str]) -> Settings
         if text := environ.get(f"DAGMILL_{field.upper()}"):
             values[field] = text
     values.update((name, value) for name, value in flags.items() if value not in (None, (), ""))
-    if (folder := Path(str(values.get("repository", "")))).is_dir():
-        values["repository"] = str(folder.absolute())
+    place = str(values.get("repository") or "")
+    if place and Path(place).is_dir():
+        values["repository"] = str(Path(place).absolute())
     try:
         settings = Settings.model_validate(values)
     except ValidationError as error:

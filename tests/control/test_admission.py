@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from house import House
+
+from runner.control.admission import room
+
+ONE = 'steps: [{command: "true"}]\n'
+
+
+@asynccontextmanager
+async def admitting(house: House) -> AsyncIterator[None]:
+    loop = asyncio.create_task(house.admission.run_forever())
+    yield
+    loop.cancel()
+    await asyncio.gather(loop, return_exceptions=True)
+
+
+async def queue(house: House, workflow: str, number: int) -> list[str]:
+    runs = []
+    for _ in range(number):
+        house.clock.forward(seconds=1)
+        row = await house.intake.start_by_hand(None, workflow, params=(), actor="ada", request=None)
+        runs.append(row.run)
+    return runs
+
+
+@pytest.mark.parametrize(("limit", "abandoned", "expected"), [(1, 0, 1), (1, 2, 3), (0, 2, 0)])
+def test_runs_that_nobody_takes_care_of_take_no_place(
+    limit: int, abandoned: int, expected: int
+) -> None:
+    assert room(limit, abandoned=abandoned) == expected
+
+
+async def test_the_oldest_starts_and_the_next_when_it_has_ended(house: House) -> None:
+    await house.push(a=ONE)
+    runs = await queue(house, "a", 3)
+    async with admitting(house):
+        await house.until(lambda: len(house.started) == 1, "runs")
+        await house.finish(runs[0], status="failed")
+        await house.until(lambda: len(house.started) == 2, "runs")
+    assert house.started == runs[:2]
+
+
+async def test_max_active_runs_are_admitted_at_once(house: House) -> None:
+    await house.push(a="maxActiveRuns: 2\n" + ONE, b="maxActiveRuns: 0\n" + ONE)
+    two, all_of_it = await queue(house, "a", 3), await queue(house, "b", 3)
+    async with admitting(house):
+        await house.until(lambda: len(house.started) == 5, "runs")
+    assert sorted(house.started) == sorted([*two[:2], *all_of_it])
+
+
+async def test_a_restart_admits_what_was_queued_despite_what_was_left_running(
+    house: House,
+) -> None:
+    await house.push(a=ONE)
+    runs = await queue(house, "a", 2)
+    async with admitting(house):
+        await house.until(lambda: house.started == runs[:1], "runs")
+    house.build()
+    await house.reconciler.restore()
+    assert await house.admission.restore() == 1
+    async with admitting(house):
+        await house.until(lambda: house.started == runs, "runs")
+    left = await house.store.run(runs[0])
+    assert left is not None
+    assert left.status == "running"
+
+
+async def test_nothing_starts_once_admission_is_closed_or_the_disk_is_full(house: House) -> None:
+    await house.push(a=ONE, b=ONE)
+    house.free_bytes = 1
+    await queue(house, "a", 1)
+    async with admitting(house):
+        await queue(house, "b", 1)
+        house.admission.close()
+        house.free_bytes = 10**12
+        await queue(house, "b", 1)
+    assert house.started == []

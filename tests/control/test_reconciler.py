@@ -1,0 +1,197 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from house import House
+
+from storage.mirror import BranchMissing
+from storage.records import Move, Owe, RefRow
+from storage.store import Refused
+
+PUSH = 'on: push\nsteps: [{command: "true"}]\n'
+CRON = 'schedule: "*/5 * * * *"\nsteps: [{command: "true"}]\n'
+BROKEN = "on: push\nstepz: []\n"
+
+
+async def test_the_first_sight_applies_the_catalog_and_starts_nothing(house: House) -> None:
+    tip = await house.push(a=PUSH, b=CRON)
+    assert await house.runs() == []
+    row = await house.store.repository("ops")
+    assert row is not None
+    assert (row.applied, row.applied_commit, row.branch) == (1, tip, "refs/heads/main")
+    assert house.reconciled[0].diff.added == ("a", "b")
+    assert house.reconciled[0].diff.schedules_added == ("b",)
+
+
+async def test_a_push_runs_the_matching_workflows_at_the_pushed_commit(house: House) -> None:
+    first = await house.push(a=PUSH, b=CRON)
+    second = await house.push(b=CRON + "# changed\n")
+    assert await house.runs() == [("a", second)]
+    (run,) = await house.store.runs()
+    row = await house.store.trigger("push:ops:refs/heads/main:2:a")
+    assert row is not None
+    assert (row.verdict, row.run) == ("run", run.run)
+    assert first in row.cause
+
+
+async def test_pushes_between_two_looks_are_one_move_whose_newest_commit_runs(house: House) -> None:
+    await house.push(a=PUSH)
+    house.remote.change({"one": "1"})
+    last = await house.push(c=PUSH)
+    assert await house.runs() == [("a", last), ("c", last)]
+
+
+async def test_paths_choose_what_a_push_runs(house: House) -> None:
+    docs = 'on: {push: {paths: ["docs/**"]}}\nsteps: [{command: "true"}]\n'
+    await house.push(a=PUSH, docs=docs)
+    first = house.remote.change({"src/x": "1"})
+    await house.reconciler.look()
+    house.clock.forward(seconds=1)
+    second = house.remote.change({"docs/x": "1"})
+    await house.reconciler.look()
+    assert await house.runs() == [("a", first), ("a", second), ("docs", second)]
+
+
+async def test_the_definition_at_the_pushed_commit_is_used_on_a_watched_branch(
+    house: House,
+) -> None:
+    house.watch = ("**",)
+    house.build()
+    await house.push(a="steps: [{command: 'true'}]\n")
+    house.remote.git("checkout", "-q", "-b", "feature")
+    tip = await house.push(a=PUSH)
+    assert await house.runs() == [("a", tip)]
+    assert house.reconciler.applied().workflows["a"].entry.push is None
+
+
+async def test_a_broken_file_has_a_verdict_and_no_run(house: House) -> None:
+    good = await house.push(a=PUSH, b=PUSH)
+    tip = await house.push(a=BROKEN)
+    assert await house.runs() == [("b", tip)]
+    assert await house.verdicts() == {
+        "push:ops:refs/heads/main:2:a": "broken",
+        "push:ops:refs/heads/main:2:b": "run",
+    }
+    definition = house.reconciler.applied().definition("a")
+    assert definition is not None
+    assert definition.commit == good
+    rows = await house.store.definitions("ops", "refs/heads/main")
+    assert rows["a"].problem_commit == tip
+    assert '.dagu/a.yaml:2:1: "stepz"' in rows["a"].problems
+
+
+async def test_a_broken_file_that_never_cared_for_pushes_has_no_verdict(house: House) -> None:
+    await house.push(b=CRON)
+    await house.push(b="stepz: []\n")
+    assert await house.verdicts() == {}
+
+
+async def test_the_last_good_version_survives_a_restart(house: House) -> None:
+    good = await house.push(a=PUSH)
+    await house.push(a=BROKEN)
+    house.build()
+    assert await house.reconciler.restore()
+    await house.reconciler.look()
+    definition = house.reconciler.applied().definition("a")
+    assert definition is not None
+    assert definition.commit == good
+
+
+async def test_a_look_without_news_applies_nothing(house: House) -> None:
+    await house.push(a=PUSH)
+    await house.reconciler.look()
+    house.build()
+    await house.reconciler.restore()
+    await house.reconciler.look()
+    assert house.reconciler.applied().n == 1
+    assert len(house.reconciled) == 1
+
+
+async def test_a_deleted_file_is_no_longer_in_force(house: House) -> None:
+    await house.push(a=PUSH, b=CRON)
+    await house.push(b=None)
+    assert list(house.reconciler.applied().workflows) == ["a"]
+    assert house.reconciled[-1].diff.schedules_removed == ("b",)
+    assert house.ticker.lines() == []
+
+
+async def test_an_empty_folder_keeps_everything_and_says_so(house: House) -> None:
+    await house.push(b=CRON)
+    await house.push(b=None)
+    row = await house.store.repository("ops")
+    assert row is not None
+    assert "1 definition stays" in row.problem
+    assert list(house.reconciler.applied().workflows) == ["b"]
+
+
+async def test_a_branch_that_is_gone_keeps_everything_and_says_so(house: House) -> None:
+    house.branch = "live"
+    house.build()
+    house.remote.commit({".dagu/b.yaml": CRON})
+    house.remote.push("HEAD:refs/heads/live", "HEAD:refs/heads/main")
+    await house.reconciler.look()
+    house.remote.push(":refs/heads/live")
+    await house.reconciler.look()
+    row = await house.store.repository("ops")
+    assert row is not None
+    assert 'branch "live" is gone' in row.problem
+    assert list(house.reconciler.applied().workflows) == ["b"]
+    house.remote.push("HEAD:refs/heads/live")
+    await house.reconciler.look()
+    row = await house.store.repository("ops")
+    assert row is not None
+    assert row.problem == ""
+
+
+async def test_an_empty_repository_is_refused_and_nothing_is_stored(house: House) -> None:
+    with pytest.raises(BranchMissing, match="is empty"):
+        await house.reconciler.look()
+    assert await house.store.repositories() == []
+    assert await house.store.refs("ops") == {}
+
+
+async def test_a_look_that_lost_to_another_one_looks_again(house: House) -> None:
+    await house.push(a=PUSH)
+    tip = house.remote.change({"x": "1"})
+    real, rival = house.mirror.fetch, RefRow("ops", "refs/heads/main", 2, tip, house.clock())
+    lost: list[Refused] = []
+
+    def fetch() -> object:
+        if not lost:
+            lost.append(Refused())
+            asyncio.run_coroutine_threadsafe(house.store.write(Move(rival)), loop).result()
+        return real()
+
+    loop = asyncio.get_running_loop()
+    house.mirror.fetch = fetch  # type: ignore[method-assign, assignment]
+    await house.reconciler.look()
+    assert lost
+    # The rival's move is the one that starts runs: here it started none, and neither did we.
+    assert await house.runs() == []
+    assert (await house.store.refs("ops"))["refs/heads/main"].n == 2
+
+
+async def test_a_completed_fetch_pays_what_was_owed_before_it_began(house: House) -> None:
+    await house.push(a=PUSH)
+    await house.store.write(Owe("fetch", "ops", house.clock()))
+    await house.reconciler.look()
+    assert await house.store.owed_next("fetch") is None
+
+
+async def test_a_symbolic_link_is_a_problem_and_not_followed(house: House) -> None:
+    (house.remote.work / ".dagu").mkdir()
+    (house.remote.work / ".dagu/link.yaml").symlink_to("/etc/passwd")
+    await house.push(a=PUSH)
+    problems = house.reconciled[0].catalog.problems
+    assert "link is not followed" in str(problems[".dagu/link.yaml"][0])
+
+
+async def test_owing_a_fetch_wakes_the_reconciler(house: House) -> None:
+    await house.push(a=PUSH)
+    loop = asyncio.create_task(house.reconciler.run_forever())
+    tip = house.remote.change({"x": "1"})
+    await house.store.write(Owe("fetch", "ops", house.clock()))
+    await house.until(lambda: house.reconciler.applied().commit == tip, "definitions:ops")
+    loop.cancel()
+    await asyncio.gather(loop, return_exceptions=True)

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from runner import settings
+from runner.control import environment
+from runner.settings import SettingsError
+
+HOME = {"XDG_STATE_HOME": "/state"}
+
+
+def test_a_flag_beats_a_variable_which_beats_the_default() -> None:
+    environ = {"DAGMILL_PORT": "9000", "DAGMILL_HOST": "::1", "DAGMILL_WATCH": "main, rel/*"}
+    found = settings.load({"repository": "x", "port": 1, "host": None}, environ=environ)
+    assert (found.port, found.host, found.poll_s) == (1, "::1", 30)
+    assert found.watch == ("main", "rel/*")
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("https://example.com/team/ops.git", "ops"),
+        ("git@example.com:team/ops.git/", "ops"),
+        ("git@example.com:ops", "ops"),
+        ("/srv/git/ops.git", "ops"),
+    ],
+)
+def test_the_name_is_the_last_part_of_the_url(url: str, name: str) -> None:
+    assert settings.load({"repository": url}, environ=HOME).repository_name == name
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ({"repository": "x", "port": 70000}, "--port"),
+        ({"repository": "x", "poll_s": 0}, "DAGMILL_POLL_S"),
+        ({"repository": "x", "path": "../up"}, "../up"),
+        ({"repository": "x", "timezone": "Mars/Base"}, "Mars/Base"),
+        ({"repository": "https://example.com/a b"}, "DAGMILL_NAME"),
+        ({}, "repository"),
+    ],
+)
+def test_a_wrong_setting_is_named_with_its_remedy(flags: dict[str, object], words: str) -> None:
+    with pytest.raises(SettingsError, match=words):
+        settings.load(flags, environ=HOME)
+
+
+def test_a_secret_is_not_shown_in_the_settings_or_in_an_error() -> None:
+    environ = {**HOME, "DAGMILL_GIT_TOKEN": "s3cret", "DAGMILL_PORT": "s3cret"}
+    with pytest.raises(SettingsError) as refused:
+        settings.load({"repository": "x"}, environ=environ)
+    assert "s3cret" not in str(refused.value)
+    found = settings.load({"repository": "x", "port": 1}, environ=environ)
+    assert "s3cret" not in repr(found)
+
+
+def test_a_relative_path_is_named_after_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "ops").mkdir()
+    monkeypatch.chdir(tmp_path / "ops")
+    found = settings.load({"repository": "."}, environ=HOME)
+    assert found.repository_name == "ops"
+
+
+def test_a_step_inherits_a_short_list_and_what_pass_env_names() -> None:
+    environ = {
+        "PATH": "/bin",
+        "LC_ALL": "C",
+        "AWS_KEY": "k",
+        "OTHER": "o",
+        "DAGMILL_HOOK_SECRET": "s",
+    }
+    assert environment.inherited(environ, ["AWS_*", "DAGMILL_*"]) == {
+        "PATH": "/bin",
+        "LC_ALL": "C",
+        "AWS_KEY": "k",
+    }
+    assert environment.passed(environ, ["AWS_*"]) == {"AWS_KEY": "k"}

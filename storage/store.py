@@ -99,7 +99,9 @@ class Store(Protocol):
 
     async def oldest_queued(self, repository: str, workflow: str) -> RunRow | None: ...
 
-    async def count_runs(self, repository: str, workflow: str, *, statuses: Iterable[str]) -> int: ...
+    async def count_runs(
+        self, repository: str, workflow: str, *, statuses: Iterable[str]
+    ) -> int: ...
 
     async def latest_run(self, repository: str, workflow: str) -> RunRow | None:
         """The newest final run (finished_at set) of a workflow."""
@@ -126,7 +128,9 @@ class Store(Protocol):
     async def definitions(self, repository: str, ref: str) -> dict[str, DefinitionRow]:
         """Workflow id → row."""
 
-    async def entries(self, loader: int, keys: Iterable[tuple[str, str, str]]) -> dict[tuple[str, str, str], EntryRow]:
+    async def entries(
+        self, loader: int, keys: Iterable[tuple[str, str, str]]
+    ) -> dict[tuple[str, str, str], EntryRow]:
         """(blob, base_blob, path) → row, for those that are stored."""
 
     async def delivery(self, delivery: str) -> DeliveryRow | None: ...

@@ -73,7 +73,7 @@ def serve(
         known = settings.load(flags, environ=os.environ)
         code = asyncio.run(assembly.serve(known, environ=os.environ, announcer=Terminal()))
     except (settings.SettingsError, assembly.StartRefused) as error:
-        raise click.UsageError(str(error)) from error
+        raise click.ClickException(str(error)) from error
     sys.exit(code)
 
 

@@ -20,7 +20,7 @@ from runner.language import load, params
 from runner.language.model import Param, Workflow
 from runner.triggers import Trigger, TriggerType, manual_key
 from storage.records import PutTrigger, RunRow, TriggerRow, Write
-from storage.store import Duplicate, Store
+from storage.store import Duplicate, StorageError, Store
 
 MOST_QUEUED = 1000
 """Queued runs of one workflow; further triggers get the verdict `queue_full`."""
@@ -44,7 +44,7 @@ class QueueFull(NotStarted):
     """Too many runs of the workflow wait already."""
 
 
-class DefinitionUnreadable(Exception):
+class DefinitionUnreadable(NotStarted):
     """A definition that was good cannot be read again (an object is missing). Tell a person."""
 
 
@@ -174,7 +174,12 @@ class Intake:
         """The whole workflow and its text, from its blob."""
         key = (definition.blob, definition.path)
         if key not in self._loaded:
-            data = await self._sources[definition.repository].read_blob(definition.blob)
+            try:
+                data = await self._sources[definition.repository].read_blob(definition.blob)
+            except StorageError as error:
+                raise DefinitionUnreadable(
+                    f'workflow "{definition.workflow}" cannot be read: {error}'
+                ) from error
             loaded = load.load(data, path=definition.path, id=definition.workflow)
             if loaded.workflow is None:
                 problems = "; ".join(str(problem) for problem in loaded.problems)

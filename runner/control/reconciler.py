@@ -135,7 +135,13 @@ class Reconciler:
             return False
         ref = self._served(row.branch)
         rows = await self._store.definitions(self._name, ref)
-        entries = await self._indexer.entries([(d.path, d.blob) for d in rows.values()])
+        try:
+            entries = await self._indexer.entries([(d.path, d.blob) for d in rows.values()])
+        except GitError as error:
+            # The mirror was deleted, or lost objects: the next look reads everything anew.
+            _log.warning("definitions_not_restored", repository=self._name, problem=str(error))
+            self._applied = Applied(self._name, ref, row.applied, row.applied_commit)
+            return False
         workflows = {
             workflow: in_force.from_row(definition, entry)
             for workflow, definition in rows.items()
@@ -290,9 +296,15 @@ class Reconciler:
     async def _enforce(self, applied: Applied) -> None:
         for live in applied.workflows.values():
             if live.stale:
-                await asyncio.to_thread(self._mirror.pin, live.commit)
+                await self._pin(live.commit)
         self._applied = applied
         await self._ticker.replace(applied)
+
+    async def _pin(self, commit: str) -> None:
+        try:
+            await asyncio.to_thread(self._mirror.pin, commit)
+        except GitError as error:
+            _log.warning("commit_not_pinned", repository=self._name, problem=str(error))
 
     def _report(self, done: Reconciled) -> None:
         diff = done.diff

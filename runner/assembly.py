@@ -440,6 +440,7 @@ class _Service:
             version=version("dagmill"),
             ready=lambda: self._reconciler.reconciled,
             closing=closing,
+            mask=self._engine.mask_of,
         )
 
     def _started(self) -> Started:

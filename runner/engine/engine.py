@@ -143,6 +143,11 @@ class Engine:
         supervisor.request_stop(by)
         return True
 
+    def mask_of(self, run: str) -> Mask:
+        """What hides the secrets in the growing logs of a run; those of ended steps are scrubbed."""
+        supervisor = self._supervisors.get(run)
+        return self._parts.mask if supervisor is None else supervisor.mask
+
     def close(self) -> None:
         """Take no further run up; those that are here go on."""
         self._closed = True

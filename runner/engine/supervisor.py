@@ -32,6 +32,7 @@ from runner.engine.parts import Parts
 from runner.engine.scope import Evaluated, Evaluation, RunScope, ScopeError, Verdict
 from runner.engine.state import apply, fold
 from runner.executors.base import Execution, Outcome, Task
+from storage.mask import Mask
 from storage.records import PutValues, RunRow, Write
 from storage.store import Conflict, StorageError
 
@@ -66,6 +67,11 @@ class Supervisor:
     def running(self) -> int:
         """Steps whose processes are alive now."""
         return len(self._executions)
+
+    @property
+    def mask(self) -> Mask:
+        """What hides the run's secrets, as far as they are known by now."""
+        return self._attempts.mask
 
     def request_stop(self, by: str) -> None:
         """Ask the run to stop; a second time kills. Takes effect in the loop's next turn."""

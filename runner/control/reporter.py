@@ -17,6 +17,8 @@ import structlog
 from storage.records import OwedRow, Pay, Postpone
 from storage.store import Store
 
+BURST = 3  # payments that need not wait for the gap after a calm time
+
 _log = structlog.get_logger(__name__)
 
 
@@ -57,7 +59,8 @@ class Reporter:
         self._batch = batch
         self._owed = asyncio.Event()
         self._paying = asyncio.Lock()
-        self._paid_at: float | None = None  # loop time
+        self._allowed = float(BURST)  # payments that may be made at once, as of `_counted_at`
+        self._counted_at: float | None = None  # loop time
 
     async def run_forever(self) -> None:
         forget = self._store.listen(f"owed:{self._kind}", self._owed.set)
@@ -86,7 +89,7 @@ class Reporter:
                     await self._postpone(rows, repr(error))
                     raise
                 finally:
-                    self._paid_at = asyncio.get_running_loop().time()
+                    self._allowed = self._refilled() - 1
                 await self._store.write(*(Pay(row.kind, row.key, row.version) for row in rows))
             return True
 
@@ -113,13 +116,20 @@ class Reporter:
 
     async def _until_quiet(self) -> None:
         """Wait until nothing was owed for `quiet_s`, but never longer than `gap_s` for that; and
-        until the last payment is `gap_s` ago."""
+        until another payment is allowed: a few at once, under load one each `gap_s`."""
         loop = asyncio.get_running_loop()
         first = loop.time()
         while await self._notice(min(self._quiet_s, first + self._gap_s - loop.time())):
             self._owed.clear()
-        if self._paid_at is not None:
-            await asyncio.sleep(max(0.0, self._paid_at + self._gap_s - loop.time()))
+        await asyncio.sleep(max(0.0, (1 - self._refilled()) * self._gap_s))
+
+    def _refilled(self) -> float:
+        """How many payments may be made now."""
+        now = asyncio.get_running_loop().time()
+        since, self._counted_at = now - (self._counted_at or now), now
+        gained = since / self._gap_s if self._gap_s else BURST
+        self._allowed = min(BURST, self._allowed + gained)
+        return self._allowed
 
     async def _notice(self, timeout_s: float) -> bool:
         """True if something more was owed within the time."""

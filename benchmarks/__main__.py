@@ -12,6 +12,7 @@ from pathlib import Path
 
 from benchmarks import floor
 from benchmarks.paired import Ratio, measure, write
+from benchmarks.push import push_benchmark
 from runner.engine import journal
 from runner.engine.engine import Engine
 from runner.language.load import load
@@ -131,7 +132,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="dagmill-bench-") as name:
         folder = Path(name)
         results = [*engine_benchmarks(folder), cold_benchmark(folder)]
-    print(f"figures: {write(results)}")
+        latencies = [push_benchmark(folder / f"push-{hook}", hook=hook) for hook in (True, False)]
+    print(f"figures: {write(results, latencies)}")
 
 
 if __name__ == "__main__":

@@ -357,10 +357,9 @@ class Attempts:
 
     def write_files(self, task: Task) -> None:
         """Make the launch's folder, with the script if there is one. Raises OSError."""
-        try:
-            task.folder.mkdir()
-        except FileNotFoundError:
-            task.folder.mkdir(parents=True)
+        if task.attempt == 1:
+            task.folder.parent.mkdir(exist_ok=True)
+        task.folder.mkdir()
         if task.script is not None:
             (task.folder / "script").write_text(task.script)
 

@@ -9,15 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import os
-import re
-import secrets
 import shutil
-import signal
 import socket
 import sys
-from collections.abc import Callable, Coroutine, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -25,9 +21,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import structlog
-import uvicorn
-from starlette.applications import Starlette
 
+from runner import privacy
 from runner.control import environment, local
 from runner.control.admission import Admission
 from runner.control.intake import Intake, Source
@@ -39,7 +34,8 @@ from runner.engine import workspace
 from runner.engine.engine import Engine
 from runner.engine.events import Launched
 from runner.engine.history import History
-from runner.settings import CREDENTIALS, Settings
+from runner.listening import Server, StartRefused, Stop, bind, stop_signals, token, url, web_config
+from runner.settings import Settings
 from storage import tree
 from storage.mask import Mask
 from storage.mirror import AccessDenied, Credential, GitError, Mirror, Unreachable, configure_git
@@ -54,13 +50,8 @@ IO_TIMEOUT_S = 60
 FLUSH_S = 10  # what is owed at a stop is published for so long
 LARGEST_FILE = 1024 * 1024
 _LOCAL_POLL_S = 2.0  # where a local repository cannot be watched
-_PR_SET_DUMPABLE = 4
 
 _log = structlog.get_logger(__name__)
-
-
-class StartRefused(Exception):
-    """The service cannot begin; nothing was started. The message names the remedy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +90,8 @@ async def serve(
     `environ` is the process's environment: the service's credentials are taken out of it.
     """
     sys.setswitchinterval(0.0005)  # else a busy loop delays the store's thread by up to 38 s
-    _hide_credentials(environ)
-    with contextlib.closing(_bind(settings.host, settings.port)) as listener:
+    privacy.hide(environ)
+    with contextlib.closing(bind(settings.host, settings.port)) as listener:
         try:
             store = open_store(settings.data, durability=settings.durability)
         except StorageError as error:
@@ -113,65 +104,6 @@ async def serve(
             return await service.serve(listener)
         finally:
             await store.close()
-
-
-def _hide_credentials(environ: MutableMapping[str, str]) -> None:
-    """A step of the same user must find them neither in its environment nor in ours."""
-    names = (*CREDENTIALS.values(), "DAGMILL_TOKEN")
-    for name in names:
-        environ.pop(name, None)
-    _wipe(names)
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
-        _log.warning("still_dumpable", errno=ctypes.get_errno())
-
-
-def _wipe(names: Sequence[str]) -> None:
-    """Overwrite the variables where the kernel put them when the process began: unsetting does
-    not, and a step that runs as root could read them in /proc.
-
-    Source: proc(5), /proc/pid/stat, fields 50 and 51 (env_start, env_end).
-    """
-    fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
-    start, end = int(fields[47]), int(fields[48])
-    if not 0 < start < end:
-        return
-    for match in re.finditer(rb"[^\0]+", ctypes.string_at(start, end - start)):
-        if match[0].partition(b"=")[0].decode(errors="replace") in names:
-            ctypes.memset(start + match.start(), ord("x"), len(match[0]))
-
-
-def _bind(host: str, port: int) -> socket.socket:
-    """The listening socket. Raises StartRefused."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-        listener.listen(2048)
-    except OSError as error:
-        listener.close()
-        raise StartRefused(
-            f"cannot listen on {host} port {port}: {error.strerror or error}; "
-            "choose another --port or --host (port 0 takes a free one)"
-        ) from error
-    listener.setblocking(False)
-    return listener
-
-
-def _token(file: Path) -> str:
-    """The API's token, made once."""
-    try:
-        handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        text = file.read_text().strip()
-        if not text:
-            raise StartRefused(f"{file} is empty; delete it, a new token is then made") from None
-        return text
-    text = secrets.token_urlsafe(32)
-    with os.fdopen(handle, "w") as opened:
-        opened.write(text + "\n")
-    return text
 
 
 def _assemble(
@@ -200,7 +132,7 @@ def _assemble(
         mirror,
         inherited=environment.inherited(environ, settings.pass_env),
         mask=Mask([*_secrets(settings), *passed.values()]),
-        url=_url(settings.host, listener),
+        url=url(settings.host, listener),
         announcer=announcer,
     )
 
@@ -209,14 +141,6 @@ def _secrets(settings: Settings) -> list[str]:
     """The service's own credentials, which nothing may show."""
     given = (settings.hook_secret, settings.git_token)
     return [value.get_secret_value() for value in given if value is not None]
-
-
-def _url(host: str, listener: socket.socket) -> str:
-    """Where this machine reaches the service."""
-    port = listener.getsockname()[1]
-    anywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 (compared, not bound)
-    shown = anywhere.get(host, host)
-    return f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
 
 
 def _credentials(settings: Settings) -> Callable[[str], Credential | None] | None:
@@ -333,7 +257,7 @@ class _Service:
 
     async def begin(self) -> None:
         """Take up what an earlier process left; look for the first time. Raises StartRefused."""
-        self._token = _token(self._token_file)
+        self._token = token(self._token_file)
         await self._admission.restore()
         if await self._reconciler.restore():
             return
@@ -352,8 +276,8 @@ class _Service:
     async def serve(self, listener: socket.socket) -> int:
         """Run until asked to stop; the exit code."""
         closing = asyncio.Event()
-        server = _Server(_web_config(create_app(self._doors(closing))))
-        with _stop_signals() as stop:
+        server = Server(web_config(create_app(self._doors(closing))))
+        with stop_signals() as stop:
             async with asyncio.TaskGroup() as group:
                 web = group.create_task(server.serve([listener]))
                 engine = group.create_task(self._engine.run_forever())
@@ -380,7 +304,7 @@ class _Service:
         if self._refs is not None:
             yield local.watch(self._refs, nudge=self._reconciler.nudge)
 
-    async def _leave(self, stop: _Stop) -> None:
+    async def _leave(self, stop: Stop) -> None:
         """Publish what is owed; then leave what runs, or end it where that was asked for.
 
         Recovery comes later: until then a step that is left alone finishes unseen.
@@ -484,54 +408,3 @@ class _Service:
             launch=launched[-1].launch,
         )
         return folder / "out"
-
-
-class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers: stopping has an order, kept by `_Service.serve`."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
-def _web_config(app: Starlette) -> uvicorn.Config:
-    return uvicorn.Config(
-        app,
-        http="httptools",
-        ws="none",
-        loop="none",  # the running one; uvloop's subprocesses are many times slower
-        lifespan="off",
-        access_log=False,
-        log_config=None,
-        server_header=False,
-        timeout_graceful_shutdown=5,
-    )
-
-
-class _Stop:
-    """TERM or Ctrl-C came (`asked`), and a second Ctrl-C (`insisted`)."""
-
-    def __init__(self) -> None:
-        self.asked = asyncio.Event()
-        self.insisted = asyncio.Event()
-        self.code = 0
-
-    def on(self, number: signal.Signals) -> None:
-        if self.asked.is_set() and number == signal.SIGINT:
-            self.insisted.set()
-        if not self.asked.is_set():
-            self.code = 130 if number == signal.SIGINT else 0
-        self.asked.set()
-
-
-@contextlib.contextmanager
-def _stop_signals() -> Iterator[_Stop]:
-    stop = _Stop()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.on, number)
-    try:
-        yield stop
-    finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.remove_signal_handler(number)

@@ -56,7 +56,7 @@ def serve(
     Every setting can be given as a variable DAGMILL_…; credentials only there:
     DAGMILL_HOOK_SECRET, DAGMILL_GIT_TOKEN, DAGMILL_GIT_USERNAME, DAGMILL_SSH_KEY_FILE.
     """
-    from runner import assembly, log, settings
+    from runner import assembly, listening, log, settings
 
     flags = {
         "repository": repository,
@@ -72,7 +72,7 @@ def serve(
     try:
         known = settings.load(flags, environ=os.environ)
         code = asyncio.run(assembly.serve(known, environ=os.environ, announcer=Terminal()))
-    except (settings.SettingsError, assembly.StartRefused) as error:
+    except (settings.SettingsError, listening.StartRefused) as error:
         raise click.ClickException(str(error)) from error
     sys.exit(code)
 

@@ -144,7 +144,7 @@ class Engine:
         return True
 
     def mask_of(self, run: str) -> Mask:
-        """What hides the secrets in the growing logs of a run; those of ended steps are scrubbed."""
+        """What hides the secrets in a run's growing logs; those of ended steps are scrubbed."""
         supervisor = self._supervisors.get(run)
         return self._parts.mask if supervisor is None else supervisor.mask
 

@@ -31,7 +31,7 @@ class WorkflowType(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Param:
-    """One declared parameter. `name` is None for a positional one; `value` is its unexpanded text."""
+    """One declared parameter; `name` is None for a positional one, `value` its unexpanded text."""
 
     name: str | None
     value: str

@@ -1,0 +1,115 @@
+"""The socket, the token and the web server of the service, and the signals that end it.
+
+Knows how the process meets the outside; what is served there is the app's. Its rule: what cannot
+begin is refused in words before anything has started.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import uvicorn
+from starlette.applications import Starlette
+
+
+class StartRefused(Exception):
+    """The service cannot begin; nothing was started. The message names the remedy."""
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """The listening socket. Raises StartRefused."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(2048)
+    except OSError as error:
+        listener.close()
+        raise StartRefused(
+            f"cannot listen on {host} port {port}: {error.strerror or error}; "
+            "choose another --port or --host (port 0 takes a free one)"
+        ) from error
+    listener.setblocking(False)
+    return listener
+
+
+def token(file: Path) -> str:
+    """The API's token, made once."""
+    try:
+        handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        text = file.read_text().strip()
+        if not text:
+            raise StartRefused(f"{file} is empty; delete it, a new token is then made") from None
+        return text
+    text = secrets.token_urlsafe(32)
+    with os.fdopen(handle, "w") as opened:
+        opened.write(text + "\n")
+    return text
+
+
+def url(host: str, listener: socket.socket) -> str:
+    """Where this machine reaches the service."""
+    port = listener.getsockname()[1]
+    anywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 (compared, not bound)
+    shown = anywhere.get(host, host)
+    return f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
+
+
+class Server(uvicorn.Server):
+    """uvicorn without its signal handlers: stopping has an order, kept by `assembly`."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def web_config(app: Starlette) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        http="httptools",
+        ws="none",
+        loop="none",  # the running one; uvloop's subprocesses are many times slower
+        lifespan="off",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        timeout_graceful_shutdown=5,
+    )
+
+
+class Stop:
+    """TERM or Ctrl-C came (`asked`), and a second Ctrl-C (`insisted`)."""
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+        self.insisted = asyncio.Event()
+        self.code = 0
+
+    def on(self, number: signal.Signals) -> None:
+        if self.asked.is_set() and number == signal.SIGINT:
+            self.insisted.set()
+        if not self.asked.is_set():
+            self.code = 130 if number == signal.SIGINT else 0
+        self.asked.set()
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[Stop]:
+    stop = Stop()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.on, number)
+    try:
+        yield stop
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)

@@ -63,7 +63,7 @@ class Store(Protocol):
     """
 
     async def write(self, *writes: Write) -> None:
-        """Do all of `writes` or none. Raises Conflict, Duplicate or Busy, and then changed nothing."""
+        """Do all of `writes` or none; raises Conflict, Duplicate or Busy if none."""
 
     async def append(
         self,
@@ -79,7 +79,8 @@ class Store(Protocol):
     def listen(self, topic: str, callback: Callable[[], None]) -> Callable[[], None]:
         """Call `callback` in the loop soon after each commit that touched `topic`; returns the
         function that ends it. Topics: `run:<id>` (events appended), `runs` (any head changed),
-        `owed:<kind>` (an Owe or Postpone was written), `definitions:<repository>`. Several commits may make one call."""
+        `owed:<kind>` (an Owe or Postpone was written), `definitions:<repository>`. Several commits
+        may make one call."""
 
     async def events(self, run: str, *, after: int = 0) -> list[EventRecord]: ...
 

@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 import structlog
@@ -187,7 +187,7 @@ class Reconciler:
             _log.warning("fetch_failed", repository=self._name, problem=problem)
         row = await self._store.repository(self._name)
         if row is not None and row.problem != problem:
-            await self._store.write(PutRepository(replace(row, problem=problem)))
+            await self._store.write(PutRepository(row._replace(problem=problem)))
 
     async def look(self) -> None:
         """Fetch, compare, and write what follows in one transaction. Raises GitError."""
@@ -277,9 +277,9 @@ class Reconciler:
         self, change: _Change, known: _Known, *, served: str, problem: str, at: datetime
     ) -> None:
         old = known.row or RepositoryRow(self._name, self._url, served)
-        new = replace(old, url=self._url, branch=served, problem=problem, fetched_at=at)
+        new = old._replace(url=self._url, branch=served, problem=problem, fetched_at=at)
         fresh = old.fetched_at is not None and at - old.fetched_at < _FETCHED_EVERY
-        if not fresh or change.writes or replace(new, fetched_at=old.fetched_at) != old:
+        if not fresh or change.writes or new._replace(fetched_at=old.fetched_at) != old:
             change.writes.insert(0, PutRepository(new))
         if problem and problem != self._said:
             _log.warning("definitions_kept", repository=self._name, problem=problem)

@@ -11,7 +11,7 @@ import hashlib
 import json
 import secrets
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from typing import Any
 
@@ -203,7 +203,7 @@ def started_writes(
     Written, they raise Busy when there is no room and Conflict when the run is no longer queued.
     """
     started = Started(at, host, runner)
-    new = replace(row, status=RunStatus.RUNNING, started_at=at, seq=row.seq + 1)
+    new = row._replace(status=RunStatus.RUNNING, started_at=at, seq=row.seq + 1)
     return (
         RequireRoom(row.repository, row.workflow, (RunStatus.RUNNING,), room),
         Append(row.run, row.seq, records(row.run, row.seq, [started]), new),

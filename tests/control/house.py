@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from git_remotes import Remote
@@ -120,7 +120,7 @@ class House:
         row = await self.store.run(run)
         assert row is not None
         at = self.clock()
-        final = replace(row, status=status, started_at=at, finished_at=at)
+        final = row._replace(status=status, started_at=at, finished_at=at)
         settled = EventRecord(
             run, row.seq + 1, at, "Settled", 1, f'{{"outcome":"{status}","reason":""}}'
         )

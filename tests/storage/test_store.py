@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -95,7 +95,7 @@ def head(run: str = "r1", **changes: object) -> RunRow:
         commit="c" * 40,
         queued_at=NOON,
     )
-    return replace(row, **changes)  # type: ignore[arg-type]
+    return row._replace(**changes)  # type: ignore[arg-type]
 
 
 def event(seq: int, *, run: str = "r1", data: str = "{}") -> EventRecord:
@@ -108,19 +108,19 @@ async def add_run(store: Store, row: RunRow) -> None:
 
 def trigger(key: str = "manual:1", **changes: object) -> TriggerRow:
     row = TriggerRow(key, "ops", "etl", NOON, "run", "r1", '{"by":"me"}')
-    return replace(row, **changes)  # type: ignore[arg-type]
+    return row._replace(**changes)  # type: ignore[arg-type]
 
 
 def delivery(name: str, **changes: object) -> DeliveryRow:
     row = DeliveryRow(name, "ops", "github", "push", NOON, f"digest of {name}", "accepted")
-    return replace(row, **changes)  # type: ignore[arg-type]
+    return row._replace(**changes)  # type: ignore[arg-type]
 
 
 def definition(workflow: str = "etl", **changes: object) -> DefinitionRow:
     row = DefinitionRow(
         "ops", "refs/heads/main", workflow, f".dagu/{workflow}.yaml", "c1", "b1", "", NOON
     )
-    return replace(row, **changes)  # type: ignore[arg-type]
+    return row._replace(**changes)  # type: ignore[arg-type]
 
 
 # Runs and their events
@@ -152,7 +152,7 @@ async def test_an_append_replaces_the_whole_head_and_keeps_its_seq(
         finished_at=NOON + 3 * SECOND,
     )
     await store.append("r1", after=1, records=[event(2), event(3)], head=changed)
-    assert await other.run("r1") == replace(changed, seq=3)
+    assert await other.run("r1") == changed._replace(seq=3)
 
 
 async def test_an_append_that_changes_only_seq_leaves_the_rest_of_the_head(store: Store) -> None:
@@ -201,7 +201,7 @@ async def test_a_head_of_another_run_is_a_mistake(store: Store) -> None:
 
 
 async def test_a_naive_datetime_is_a_mistake_and_hurts_no_neighbour(store: Store) -> None:
-    naive = replace(event(1, run="bad"), at=datetime(2026, 1, 1))  # noqa: DTZ001
+    naive = event(1, run="bad")._replace(at=datetime(2026, 1, 1))  # noqa: DTZ001
     outcomes = await asyncio.gather(
         add_run(store, head("a")),
         store.append("bad", after=0, records=[naive], head=head("bad")),
@@ -413,12 +413,12 @@ async def test_room_is_refused_where_the_limit_is_reached(store: Store, other: S
     await five_runs(store)
     room = RequireRoom("ops", "etl", ("queued", "running"), 2)
     await other.write(room)
-    await other.write(replace(room, limit=0))
+    await other.write(room._replace(limit=0))
     await add_run(store, head("r6"))
     with pytest.raises(Busy, match="etl"):
         await other.write(room)
-    await other.write(replace(room, limit=0))
-    await other.write(replace(room, workflow="load"))
+    await other.write(room._replace(limit=0))
+    await other.write(room._replace(workflow="load"))
 
 
 async def test_of_many_who_need_the_last_room_one_gets_it(store: Store, other: Store) -> None:
@@ -518,15 +518,15 @@ async def test_the_newest_accepted_delivery_that_announced_a_move_is_found(store
 async def test_moves_count_from_one_without_gaps(store: Store, other: Store) -> None:
     main = RefRow("ops", "refs/heads/main", 1, "a" * 40, NOON)
     with pytest.raises(Conflict, match="refs/heads/main"):
-        await store.write(Move(replace(main, n=2)))
+        await store.write(Move(main._replace(n=2)))
     await store.write(Move(main))
     with pytest.raises(Conflict):
-        await other.write(Move(replace(main, oid="b" * 40)))
-    deleted = replace(main, n=2, oid=None, seen_at=NOON + SECOND)
+        await other.write(Move(main._replace(oid="b" * 40)))
+    deleted = main._replace(n=2, oid=None, seen_at=NOON + SECOND)
     tag = RefRow("ops", "refs/tags/v1", 1, "t" * 40, NOON)
     await other.write(Move(deleted), Move(tag))
     with pytest.raises(Conflict):
-        await store.write(Move(replace(main, n=4)))
+        await store.write(Move(main._replace(n=4)))
     assert await store.refs("ops") == {main.ref: deleted, tag.ref: tag}
     assert await store.refs("web") == {}
 
@@ -543,12 +543,12 @@ async def test_a_repository_keeps_what_is_applied_when_it_is_put_again(
     store: Store, other: Store
 ) -> None:
     row = RepositoryRow("ops", "https://forge/ops", "")
-    await store.write(PutRepository(replace(row, applied=7, applied_commit="ignored")))
+    await store.write(PutRepository(row._replace(applied=7, applied_commit="ignored")))
     assert await other.repository("ops") == row
     await store.write(RaiseApplied("ops", 1, "c" * 40, NOON))
-    later = replace(row, url="u", branch="refs/heads/main", fetched_at=NOON, problem="gone")
+    later = row._replace(url="u", branch="refs/heads/main", fetched_at=NOON, problem="gone")
     await other.write(PutRepository(later))
-    expected = replace(later, applied=1, applied_commit="c" * 40, applied_at=NOON)
+    expected = later._replace(applied=1, applied_commit="c" * 40, applied_at=NOON)
     assert await store.repository("ops") == expected
     assert await store.repositories() == [expected]
     assert await store.repository("web") is None
@@ -597,7 +597,7 @@ async def test_entries_are_found_by_blob_base_path_and_loader(store: Store) -> N
     )
     assert await store.entries(2, keys) == {}
     assert await store.entries(1, iter(())) == {}
-    again = replace(rows[0], entry="{}")
+    again = rows[0]._replace(entry="{}")
     await store.write(PutEntry(again))
     assert await store.entries(1, keys[:1]) == {keys[0]: again}
 

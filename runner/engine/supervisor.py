@@ -249,7 +249,12 @@ class Supervisor:
     def _concluded(self, task: Task, outcome: Outcome, finding: Finding) -> None:
         self._executions.pop(task.step, None)
         self._release()
-        self._deliver(self._attempts.conclude(task, outcome, finding))
+        try:
+            fact = self._attempts.conclude(task, outcome, finding)
+        except OSError as error:  # a full disk must not make the step's end unknown
+            lost = Finding(finding.log, error=f"its outputs could not be kept: {error}")
+            fact = self._attempts.conclude(task, outcome, lost)
+        self._deliver(fact)
 
     # Preparations
 

@@ -28,6 +28,7 @@ from runner.control.pushes import Pushes
 from runner.control.ticker import Ticker
 from storage.mirror import Mirror, Seen
 from storage.records import (
+    DropDefinition,
     Move,
     OwedRow,
     Pay,
@@ -129,11 +130,12 @@ class Reconciler:
         self._nudged.set()
 
     async def restore(self) -> bool:
-        """Take up what was in force when the service last ran; False if it never looked."""
+        """Take up what was in force when the service last ran; False if it never looked, or looked
+        at another branch than it is to serve now: then the first look must succeed."""
         row = await self._store.repository(self._name)
         if row is None or row.fetched_at is None:
             return False
-        ref = self._served(row.branch)
+        ref = row.branch
         rows = await self._store.definitions(self._name, ref)
         try:
             entries = await self._indexer.entries([(d.path, d.blob) for d in rows.values()])
@@ -149,7 +151,7 @@ class Reconciler:
         }
         restored = Applied(self._name, ref, row.applied, row.applied_commit, workflows)
         await self._enforce(restored)
-        return True
+        return self._served(ref) == ref
 
     async def run_forever(self) -> None:
         forget = self._store.listen("owed:fetch", self.nudge)
@@ -218,7 +220,7 @@ class Reconciler:
         tip = seen.refs.get(served)
         watch = Watch(served, self._watch)
         at = self._clock()
-        if tip is None and known.first:
+        if tip is None and (known.first or self._never_served(known.row)):
             raise self._no_branch(served, seen)
         moves = plan_moves(
             known.refs, seen.refs, repository=self._name, watch=watch, first=known.first, at=at
@@ -228,7 +230,8 @@ class Reconciler:
         if tip is not None:
             problem = await self._plan_catalog(change, served, tip=tip, at=at)
             await self._plan_pushes(change, moves, watch=watch, tip=tip, at=at)
-        self._plan_row(change, known, served=served, problem=problem, at=at)
+        in_force_on = change.done.applied.ref if change.done is not None else self._applied.ref
+        self._plan_row(change, known, branch=in_force_on or served, problem=problem, at=at)
         change.writes += [Pay(row.kind, row.key, row.version) for row in known.owed]
         return change
 
@@ -241,9 +244,9 @@ class Reconciler:
             self._catalog = await self._indexer.catalog(tip)
         catalog = self._catalog
         if catalog.empty:
-            return self._empty(before, tip)
+            return self._empty(tip)
         after = in_force.take_effect(before, catalog, at=at)
-        rows = in_force.writes(before, after)
+        rows = [*in_force.writes(before, after), *await self._left_behind(after)]
         if not rows and before.commit == tip:
             return ""
         # What is due under the old definitions is fired before the new ones take their place.
@@ -253,9 +256,17 @@ class Reconciler:
         change.done = Reconciled(after, diff, catalog)
         return ""
 
-    def _empty(self, before: Applied, tip: str) -> str:
+    async def _left_behind(self, after: Applied) -> list[DropDefinition]:
+        """Rows of `after`'s branch from a time when it was served before, gone from it since."""
+        if self._applied.ref == after.ref:
+            return []
+        rows = await self._store.definitions(self._name, after.ref)
+        gone = rows.keys() - after.workflows.keys()
+        return [DropDefinition(self._name, after.ref, workflow) for workflow in sorted(gone)]
+
+    def _empty(self, tip: str) -> str:
         what = f"no workflow file (.yaml or .yml) below {self._folder}/ at commit {tip[:10]}"
-        return f"{what}; {_kept(before)}"
+        return f"{what}; {_kept(self._applied)}"
 
     async def _plan_pushes(
         self, change: _Change, moves: tuple[Moved, ...], *, watch: Watch, tip: str, at: datetime
@@ -274,10 +285,12 @@ class Reconciler:
                 change.queued += follows.queued
 
     def _plan_row(
-        self, change: _Change, known: _Known, *, served: str, problem: str, at: datetime
+        self, change: _Change, known: _Known, *, branch: str, problem: str, at: datetime
     ) -> None:
-        old = known.row or RepositoryRow(self._name, self._url, served)
-        new = old._replace(url=self._url, branch=served, problem=problem, fetched_at=at)
+        """`branch` is the ref whose definitions are in force: a restart takes them up from there,
+        also where the remote's HEAD names another branch, or none, by now."""
+        old = known.row or RepositoryRow(self._name, self._url, branch)
+        new = old._replace(url=self._url, branch=branch, problem=problem, fetched_at=at)
         fresh = old.fetched_at is not None and at - old.fetched_at < _FETCHED_EVERY
         if not fresh or change.writes or new._replace(fetched_at=old.fetched_at) != old:
             change.writes.insert(0, PutRepository(new))
@@ -330,9 +343,14 @@ class Reconciler:
     def _served(self, head: str) -> str:
         return f"{BRANCHES}{self._branch}" if self._branch else head
 
+    def _never_served(self, row: RepositoryRow | None) -> bool:
+        """Was another branch configured since the last look? Then a missing one is a mistake."""
+        return row is not None and bool(self._branch) and row.branch != self._served("")
+
     def _gone(self, served: str) -> str:
-        name = served.removeprefix(BRANCHES) or "HEAD"
-        return f'branch "{name}" is gone; {_kept(self._applied)}'
+        name = served.removeprefix(BRANCHES)
+        what = f'branch "{name}" is gone' if name else "the remote's HEAD names no branch"
+        return f"{what}; {_kept(self._applied)}"
 
     def _no_branch(self, served: str, seen: Seen) -> BranchMissing:
         branches = sorted(

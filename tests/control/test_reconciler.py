@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from git_remotes import git
 from house import House
 
 from storage.mirror import BranchMissing
@@ -142,6 +143,64 @@ async def test_a_branch_that_is_gone_keeps_everything_and_says_so(house: House) 
     row = await house.store.repository("ops")
     assert row is not None
     assert row.problem == ""
+
+
+async def test_a_lost_default_branch_keeps_everything_over_a_restart_too(house: House) -> None:
+    await house.push(a=PUSH, b=CRON)
+    git("symbolic-ref", "HEAD", "refs/heads/nowhere", cwd=house.remote.path)
+    await house.reconciler.look()
+    house.build()
+    assert await house.reconciler.restore()
+    await house.reconciler.look()
+    row = await house.store.repository("ops")
+    assert row is not None
+    assert (row.branch, row.problem) == (
+        "refs/heads/main",
+        "the remote's HEAD names no branch; 2 definitions stay as they were",
+    )
+    assert list(house.reconciler.applied().workflows) == ["a", "b"]
+
+
+async def test_a_new_default_branch_without_workflows_takes_nothing_away(house: House) -> None:
+    await house.push(b=CRON)
+    house.remote.git("checkout", "-q", "--orphan", "other")
+    house.remote.git("rm", "-q", "-rf", ".")
+    house.remote.change({"x": "1"})
+    git("symbolic-ref", "HEAD", "refs/heads/other", cwd=house.remote.path)
+    await house.reconciler.look()
+    house.build()
+    await house.reconciler.restore()
+    await house.reconciler.look()
+    row = await house.store.repository("ops")
+    assert row is not None
+    assert "1 definition stays" in row.problem
+    assert row.branch == "refs/heads/main"
+    assert list(house.reconciler.applied().workflows) == ["b"]
+
+
+async def test_a_branch_served_again_brings_no_deleted_workflow_back(house: House) -> None:
+    await house.push(a=PUSH, b=CRON)
+    house.remote.push("HEAD:refs/heads/other")
+    git("symbolic-ref", "HEAD", "refs/heads/other", cwd=house.remote.path)
+    await house.reconciler.look()
+    await house.push(b=None)
+    git("symbolic-ref", "HEAD", "refs/heads/main", cwd=house.remote.path)
+    await house.reconciler.look()
+    house.build()
+    await house.reconciler.restore()
+    assert list(house.reconciler.applied().workflows) == ["a"]
+
+
+async def test_another_branch_that_is_missing_is_refused_at_a_restart(house: House) -> None:
+    await house.push(b=CRON)
+    house.branch = "mian"
+    house.build()
+    assert not await house.reconciler.restore()
+    with pytest.raises(BranchMissing, match='has no branch "mian"'):
+        await house.reconciler.look()
+    row = await house.store.repository("ops")
+    assert row is not None
+    assert row.branch == "refs/heads/main"
 
 
 async def test_an_empty_repository_is_refused_and_nothing_is_stored(house: House) -> None:

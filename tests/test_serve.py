@@ -468,6 +468,22 @@ def test_a_step_sees_no_credential_of_the_service(
     assert "DAGMILL_GIT" not in out
 
 
+def test_a_git_server_that_says_nothing_does_not_keep_the_service_from_stopping(
+    serve: Served, remote: Remote, guarded: str, git_http: GitHttpServer
+) -> None:
+    begun(remote)
+    service = serve(guarded, "--poll", "0.3", **CREDENTIAL)
+    service.fact("catalog_applied")
+    assert service.url
+    git_http.hang = True
+    before = len(git_http.asked)
+    service.wait(lambda: len(git_http.asked) > before)
+    service.process.send_signal(signal.SIGTERM)
+    # The server stays silent until the test is over, and libgit2 waits 60 s for it.
+    assert service.process.wait(30) == 0
+    service.stop()
+
+
 def test_a_second_ctrl_c_ends_what_runs(serve: Served, remote: Remote, guarded: str) -> None:
     remote.change({".dagu/long.yaml": 'on: push\nsteps:\n  - command: "touch begun; sleep 600"\n'})
     service = serve(guarded, "--poll", "0.3", **CREDENTIAL)

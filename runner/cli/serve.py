@@ -10,7 +10,7 @@ import asyncio
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
@@ -71,10 +71,19 @@ def serve(
     log.configure(sys.stderr)
     try:
         known = settings.load(flags, environ=os.environ)
-        code = asyncio.run(assembly.serve(known, environ=os.environ, announcer=Terminal()))
+        with asyncio.Runner() as runner:
+            code = runner.run(assembly.serve(known, environ=os.environ, announcer=Terminal()))
+            _leave(code)
     except (settings.SettingsError, listening.StartRefused) as error:
         raise click.ClickException(str(error)) from error
-    sys.exit(code)
+
+
+def _leave(code: int) -> NoReturn:
+    """End the process now. All that must be kept is written; what may still run is a thread that
+    waits for a silent git server, and Python would wait for it for a minute or more."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 class Terminal:

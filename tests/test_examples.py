@@ -10,12 +10,12 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import require
 
 from runner.language.load import Loaded, load
 
@@ -78,7 +78,7 @@ class Ops:
 
 
 @pytest.fixture
-def ops(tmp_path: Path) -> Ops:
+def ops(tmp_path: Path, require: Callable[[str], None]) -> Ops:
     require("git")
     folder = tmp_path / "ops"
     shutil.copytree(OPS, folder, ignore=shutil.ignore_patterns("build", "__pycache__"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
@@ -172,7 +171,7 @@ async def test_a_failure_inside_leaks_nothing_and_is_in_the_log(
     await world.store.append(
         run,
         after=1,
-        records=[dataclasses.replace(newer, version=99)],
+        records=[newer._replace(version=99)],
         head=_head(history, [Started(AT, "host", "9")]),
     )
     with capture_logs() as lines:

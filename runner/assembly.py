@@ -40,7 +40,7 @@ from storage import tree
 from storage.mask import Mask
 from storage.mirror import AccessDenied, Credential, GitError, Mirror, Unreachable, configure_git
 from storage.records import Owe, RunRow, Write
-from storage.remote import parse_address
+from storage.remote import parse_address, url_secrets
 from storage.sqlite import SqliteStore, open_store
 from storage.store import StorageError
 from webhook.app import Doors, create_app
@@ -90,7 +90,7 @@ async def serve(
     `environ` is the process's environment: the service's credentials are taken out of it.
     """
     sys.setswitchinterval(0.0005)  # else a busy loop delays the store's thread by up to 38 s
-    privacy.hide(environ)
+    privacy.hide(environ, words=url_secrets(settings.repository))
     with contextlib.closing(bind(settings.host, settings.port)) as listener:
         try:
             store = open_store(settings.data, durability=settings.durability)
@@ -140,7 +140,8 @@ def _assemble(
 def _secrets(settings: Settings) -> list[str]:
     """The service's own credentials, which nothing may show."""
     given = (settings.hook_secret, settings.git_token)
-    return [value.get_secret_value() for value in given if value is not None]
+    values = [value.get_secret_value() for value in given if value is not None]
+    return [*values, *url_secrets(settings.repository)]
 
 
 def _credentials(settings: Settings) -> Callable[[str], Credential | None] | None:

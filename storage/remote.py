@@ -46,6 +46,7 @@ __all__ = [
     "configure_git",
     "parse_address",
     "shown_url",
+    "url_secrets",
 ]
 
 NO_OBJECT: Final = "0" * 40
@@ -205,6 +206,26 @@ def shown_url(url: str) -> str:
     if scheme == "ssh" and user:
         host = f"{user.partition(':')[0]}@{host}"
     return f"{scheme}://{host}{slash}{path.partition('?')[0].partition('#')[0]}"
+
+
+def url_secrets(url: str) -> tuple[str, ...]:
+    """What of a URL nobody may see, as it is written and as it is meant; () for most.
+
+    A password; the name where it stands alone or beside a word that says so, as some forges take
+    their tokens.
+    """
+    scheme, _, rest = url.partition("://")
+    user, at, _ = rest.partition("/")[0].rpartition("@")
+    name, _, password = user.partition(":")
+    if not at or (scheme == "ssh" and not password):
+        return ()
+    secret = [password] if password else [name]
+    if password == _NO_PASSWORD:
+        secret.append(name)
+    return tuple(dict.fromkeys(text for one in secret for text in (one, unquote(one))))
+
+
+_NO_PASSWORD = "x-oauth-basic"  # noqa: S105 (a fixed word of GitHub's: the name is the token)
 
 
 class _Callbacks(pygit2.RemoteCallbacks):

@@ -54,6 +54,16 @@ steps:
 """
 
 
+NOSY_OF_ARGUMENTS = """
+on: push
+steps:
+  - command: |
+      service=$(ps -o ppid= -p $PPID | tr -d ' ')
+      tr '\\0' ' ' <"/proc/$service/cmdline"
+      echo s3cret-token-1
+"""
+
+
 class Service:
     """A `dagmill serve` process. `facts` are its log lines in order."""
 
@@ -471,10 +481,7 @@ def test_a_step_sees_no_credential_of_the_service(
 def test_a_password_in_the_url_is_seen_by_nobody(
     serve: Served, remote: Remote, guarded: str
 ) -> None:
-    nosy = "tr '\\0' ' ' </proc/$(ps -o ppid= -p $PPID | tr -d ' ')/cmdline"
-    remote.change(
-        {".dagu/nosy.yaml": f'on: push\nsteps:\n  - command: "{nosy}; echo s3cret-token-1"\n'}
-    )
+    remote.change({".dagu/nosy.yaml": NOSY_OF_ARGUMENTS})
     service = serve(guarded.replace("://", "://ada:s3cret-token-1@"), "--poll", "0.3")
     service.fact("catalog_applied", added=["nosy"])
     remote.change({"greeting.txt": "two\n"})

@@ -33,6 +33,7 @@ from storage.mirror import (
     configure_git,
     shown_url,
 )
+from storage.remote import url_secrets
 from storage.store import StorageError
 
 Open = Callable[..., Mirror]
@@ -278,6 +279,23 @@ def test_a_branch_that_is_not_there_is_named_with_those_that_are(
 )
 def test_a_url_is_shown_without_its_secrets(url: str, shown: str) -> None:
     assert shown_url(url) == shown
+
+
+@pytest.mark.parametrize(
+    ("url", "secrets"),
+    [
+        ("https://ada:sec%2Fret@example.com/ops.git", ("sec%2Fret", "sec/ret")),
+        ("https://ghp_token@example.com/ops.git", ("ghp_token",)),
+        ("https://tok:x-oauth-basic@example.com/ops.git", ("x-oauth-basic", "tok")),
+        ("ssh://git:secret@example.com:2222/ops.git", ("secret",)),
+        ("ssh://git@example.com:2222/ops.git", ()),
+        ("git@example.com:team/ops.git", ()),
+        ("https://example.com/@ada:x/ops.git", ()),
+        ("/srv/ops.git", ()),
+    ],
+)
+def test_the_secrets_of_a_url_are_known(url: str, secrets: tuple[str, ...]) -> None:
+    assert url_secrets(url) == secrets
 
 
 @pytest.mark.parametrize("url", ["ftp://example.com/x", "https:///x", "http://host:port/x"])

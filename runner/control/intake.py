@@ -122,11 +122,11 @@ class Intake:
     ) -> RunRow:
         """Queue a run at the applied commit (a stale workflow at its last good one).
 
-        `request` is the caller's Idempotency-Key: a second call answers the first one's run.
-        Raises NotStarted.
+        `request` is the caller's Idempotency-Key: a second call for the same workflow answers the
+        first one's run. Raises NotStarted.
         """
         key = manual_key(request or uuid.uuid4().hex)
-        if request and (first := await self._first(key)) is not None:
+        if request and (first := await self._first(key, repository, workflow)) is not None:
             return first
         definition = self._find(repository, workflow)
         trigger = Trigger(TriggerType.MANUAL, key, self._clock(), actor=actor)
@@ -139,7 +139,7 @@ class Intake:
         try:
             await self._store.write(*writes)
         except Duplicate:
-            if (first := await self._first(key)) is not None:
+            if (first := await self._first(key, repository, workflow)) is not None:
                 return first
             raise
         self.queued(definition.repository, workflow)
@@ -148,9 +148,19 @@ class Intake:
             raise RuntimeError(f"run {run} was stored and is not there")
         return row
 
-    async def _first(self, key: str) -> RunRow | None:
+    async def _first(self, key: str, repository: str | None, workflow: str) -> RunRow | None:
+        """The run that the key made before. Raises NotStarted if it is another workflow's."""
         row = await self._store.trigger(key)
-        return None if row is None or row.run is None else await self._store.run(row.run)
+        run = None if row is None or row.run is None else await self._store.run(row.run)
+        if run is not None and (run.repository, run.workflow) != (
+            repository or run.repository,
+            workflow,
+        ):
+            raise NotStarted(
+                f'this Idempotency-Key started run {run.run} of workflow "{run.workflow}"; '
+                f'use another key for "{workflow}"'
+            )
+        return run
 
     def _find(self, repository: str | None, workflow: str) -> Definition:
         if repository is not None and repository not in self._sources:

@@ -32,6 +32,15 @@ async def test_the_same_request_answers_the_first_run(house: House) -> None:
     assert len(await house.runs()) == 1
 
 
+async def test_a_request_for_another_workflow_never_answers_with_the_first_one(
+    house: House,
+) -> None:
+    await house.push(a=PLAIN, b=PLAIN)
+    first = await start(house, "a", request="k")
+    with pytest.raises(NotStarted, match=f'{first.run} of workflow "a"; use another key for "b"'):
+        await start(house, "b", request="k")
+
+
 async def test_requests_without_a_key_are_different_runs(house: House) -> None:
     await house.push(a=PLAIN)
     assert (await start(house, "a")).run != (await start(house, "a")).run

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -131,7 +131,7 @@ class Reconciler:
 
     async def restore(self) -> bool:
         """Take up what was in force when the service last ran; False if it never looked, or looked
-        at another branch than it is to serve now: then the first look must succeed."""
+        at another branch or URL than it is to serve now: then the first look must succeed."""
         row = await self._store.repository(self._name)
         if row is None or row.fetched_at is None:
             return False
@@ -151,7 +151,7 @@ class Reconciler:
         }
         restored = Applied(self._name, ref, row.applied, row.applied_commit, workflows)
         await self._enforce(restored)
-        return self._served(ref) == ref
+        return (self._served(ref), self._url) == (ref, row.url)
 
     async def run_forever(self) -> None:
         forget = self._store.listen("owed:fetch", self.nudge)
@@ -220,6 +220,8 @@ class Reconciler:
         tip = seen.refs.get(served)
         watch = Watch(served, self._watch)
         at = self._clock()
+        if known.row is not None and not await self._is_the_same(known.row, known.refs, seen):
+            raise self._another(known.row)
         if tip is None and (known.first or self._never_served(known.row)):
             raise self._no_branch(served, seen)
         moves = plan_moves(
@@ -346,6 +348,26 @@ class Reconciler:
     def _never_served(self, row: RepositoryRow | None) -> bool:
         """Was another branch configured since the last look? Then a missing one is a mistake."""
         return row is not None and bool(self._branch) and row.branch != self._served("")
+
+    async def _is_the_same(
+        self, row: RepositoryRow, refs: Mapping[str, RefRow], seen: Seen
+    ) -> bool:
+        """Is a repository at a new URL the known one that moved? Then they share a ref, or the
+        applied commit is in its history."""
+        if row.fetched_at is None or row.url == self._url:
+            return True
+        if any(known.oid and seen.refs.get(ref) == known.oid for ref, known in refs.items()):
+            return True
+        for oid in seen.refs.values():
+            if await asyncio.to_thread(self._mirror.is_ancestor, row.applied_commit, oid):
+                return True
+        return False
+
+    def _another(self, row: RepositoryRow) -> GitError:
+        return GitError(
+            f'"{self._name}" is {row.url} in this data folder, and {self._url} shares no history '
+            "with it; set DAGMILL_NAME to another name, or choose another --data"
+        )
 
     def _gone(self, served: str) -> str:
         name = served.removeprefix(BRANCHES)

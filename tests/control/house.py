@@ -42,6 +42,7 @@ class House:
     store: SqliteStore
     mirror: Mirror
     branch: str | None = None
+    url: str = "the url"
     watch: tuple[str, ...] = ()
     grace_s: float = 300
     clock: Clock = field(default_factory=Clock)
@@ -81,7 +82,7 @@ class House:
             self.store,
             self.mirror,
             repository="ops",
-            url="the url",
+            url=self.url,
             branch=self.branch,
             watch=self.watch,
             folder=".dagu",

@@ -6,7 +6,7 @@ import pytest
 from git_remotes import git
 from house import House
 
-from storage.mirror import BranchMissing
+from storage.mirror import BranchMissing, GitError
 from storage.records import Move, Owe, RefRow
 from storage.store import Refused
 
@@ -201,6 +201,34 @@ async def test_another_branch_that_is_missing_is_refused_at_a_restart(house: Hou
     row = await house.store.repository("ops")
     assert row is not None
     assert row.branch == "refs/heads/main"
+
+
+async def test_a_repository_that_moved_to_a_new_url_goes_on(house: House) -> None:
+    await house.push(a=PUSH)
+    house.url = "the new url"
+    house.build()
+    assert not await house.reconciler.restore()
+    tip = await house.push(x=PUSH)
+    assert await house.runs() == [("a", tip), ("x", tip)]
+    row = await house.store.repository("ops")
+    assert row is not None
+    assert row.url == "the new url"
+
+
+async def test_another_repository_under_the_same_name_is_refused(house: House) -> None:
+    await house.push(a=PUSH)
+    house.url = "another url"
+    house.build()
+    await house.reconciler.restore()
+    house.remote.git("checkout", "-q", "--orphan", "stranger")
+    house.remote.commit({"x": "1"}, message="Another beginning")
+    house.remote.push("+HEAD:refs/heads/main")
+    with pytest.raises(GitError, match="set DAGMILL_NAME to another name"):
+        await house.reconciler.look()
+    assert await house.runs() == []
+    row = await house.store.repository("ops")
+    assert row is not None
+    assert row.url == "the url"
 
 
 async def test_an_empty_repository_is_refused_and_nothing_is_stored(house: House) -> None:

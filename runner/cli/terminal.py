@@ -125,7 +125,8 @@ def _print_rich(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
     table = Table(box=None, header_style="bold", pad_edge=False)
     for title in header:
-        table.add_column(title, overflow="fold")
+        # An id that is broken into two lines cannot be copied.
+        table.add_column(title, overflow="fold", no_wrap=title == "run")
     for row in rows:
         table.add_row(*(Text(shown(cell), style=_COLOURS.get(cell, "")) for cell in row))
     Console().print(table)

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runner.cli.terminal import RESET, LogScreen, ago, duration, shown
+from runner.cli import terminal
+from runner.cli.terminal import RESET, LogScreen, ago, duration, print_table, shown
 
 
 def screened(log: bytes, *, size: int = 10**6) -> str:
@@ -77,3 +78,13 @@ def test_times_are_told_from_now(at: str | None, words: str) -> None:
 )
 def test_a_time_span_has_one_unit(seconds: float, words: str) -> None:
     assert duration(seconds) == words
+
+
+def test_a_run_id_stays_in_one_piece_on_a_narrow_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(terminal, "is_terminal", lambda: True)
+    monkeypatch.setenv("COLUMNS", "60")
+    run = "20261122-193853-3b9dd7e475bb"
+    print_table(("run", "workflow", "status"), [(run, "a-rather-long-name" * 3, "succeeded")])
+    assert run in capsys.readouterr().out

@@ -31,15 +31,19 @@ class Indexer:
         self._mirror = mirror
         self._folder = folder
         self._known: dict[Named, Entry] = {}
+        self._last: Catalog | None = None
 
     async def catalog(self, commit: str) -> Catalog:
         """The catalog of a commit; an empty one where the folder is missing or has no workflow."""
+        if self._last is not None and self._last.commit == commit:
+            return self._last  # a push is looked at twice: as the served tip, and as what moved
         snapshot = await asyncio.to_thread(self._mirror.snapshot, commit, folder=self._folder)
         files = [file for file in snapshot.files if catalog.is_workflow_file(file.path)]
         refused = [entry for file in files if (entry := _refused(file, self._folder)) is not None]
         paths = {entry.path for entry in refused}
         read = await self.entries([(f.path, f.blob) for f in files if f.path not in paths])
-        return catalog.build(commit, [*read.values(), *refused])
+        self._last = catalog.build(commit, [*read.values(), *refused])
+        return self._last
 
     async def entries(self, files: Sequence[Named]) -> Mapping[Named, Entry]:
         """(path, blob) → entry, from memory, else the store, else the blobs."""

@@ -6,7 +6,7 @@ import pytest
 from git_remotes import git
 from house import House
 
-from storage.mirror import BranchMissing, GitError
+from storage.mirror import BranchMissing, GitError, Snapshot
 from storage.records import Move, Owe, RefRow
 from storage.store import Refused
 
@@ -282,3 +282,18 @@ async def test_owing_a_fetch_wakes_the_reconciler(house: House) -> None:
     await house.until(lambda: house.reconciler.applied().commit == tip, "definitions:ops")
     loop.cancel()
     await asyncio.gather(loop, return_exceptions=True)
+
+
+async def test_a_pushed_commit_is_read_once(house: House) -> None:
+    await house.push(a=PUSH)
+    read: list[str] = []
+    real = house.mirror.snapshot
+
+    def snapshot(commit: str, *, folder: str) -> Snapshot:
+        read.append(commit)
+        return real(commit, folder=folder)
+
+    house.mirror.snapshot = snapshot  # type: ignore[method-assign]
+    tip = await house.push(a=PUSH + "# changed\n")
+    assert await house.runs() == [("a", tip)]
+    assert read == [tip]

@@ -23,7 +23,7 @@ from runner.control.applied import Applied
 from runner.control.catalog import Catalog, CatalogDiff
 from runner.control.indexer import Indexer
 from runner.control.intake import Intake
-from runner.control.moves import BRANCHES, Moved, Watch, plan_moves
+from runner.control.moves import BRANCHES, STATUS_REF, Moved, Watch, plan_moves
 from runner.control.pushes import Pushes
 from runner.control.ticker import Ticker
 from storage.mirror import Mirror, Seen
@@ -228,12 +228,14 @@ class Reconciler:
             known.refs, seen.refs, repository=self._name, watch=watch, first=known.first, at=at
         )
         change = _Change(writes=[Move(moved.row) for moved in moves])
-        problem = "" if tip is not None else self._gone(served)
+        kept = "" if tip is not None else self._gone(served)
         if tip is not None:
-            problem = await self._plan_catalog(change, served, tip=tip, at=at)
+            kept = await self._plan_catalog(change, served, tip=tip, at=at)
             await self._plan_pushes(change, moves, watch=watch, tip=tip, at=at)
-        in_force_on = change.done.applied.ref if change.done is not None else self._applied.ref
-        self._plan_row(change, known, branch=in_force_on or served, problem=problem, at=at)
+        self._say_once(kept)
+        now = change.done.applied if change.done is not None else self._applied
+        problem = kept or _unusable(self._catalog, now)
+        self._plan_row(change, known, branch=now.ref or served, problem=problem, at=at)
         change.writes += [Pay(row.kind, row.key, row.version) for row in known.owed]
         return change
 
@@ -296,9 +298,11 @@ class Reconciler:
         fresh = old.fetched_at is not None and at - old.fetched_at < _FETCHED_EVERY
         if not fresh or change.writes or new._replace(fetched_at=old.fetched_at) != old:
             change.writes.insert(0, PutRepository(new))
-        if problem and problem != self._said:
-            _log.warning("definitions_kept", repository=self._name, problem=problem)
-        self._said = problem
+
+    def _say_once(self, kept: str) -> None:
+        if kept and kept != self._said:
+            _log.warning("definitions_kept", repository=self._name, problem=kept)
+        self._said = kept
 
     async def _take_effect(self, change: _Change) -> None:
         if change.done is not None:
@@ -376,7 +380,9 @@ class Reconciler:
 
     def _no_branch(self, served: str, seen: Seen) -> BranchMissing:
         branches = sorted(
-            ref.removeprefix(BRANCHES) for ref in seen.refs if ref.startswith(BRANCHES)
+            ref.removeprefix(BRANCHES)
+            for ref in seen.refs
+            if ref.startswith(BRANCHES) and ref != STATUS_REF
         )
         if not branches:
             return BranchMissing(
@@ -396,3 +402,18 @@ def _kept(applied: Applied) -> str:
     return (
         "1 definition stays as it was" if number == 1 else f"{number} definitions stay as they were"
     )
+
+
+def _unusable(catalog: Catalog | None, applied: Applied) -> str:
+    """What people must know of files that never were good: no workflow stands for them anywhere.
+    A file that was good once has its problems beside its workflow."""
+    if catalog is None:
+        return ""
+    shown = {p.path for w in applied.workflows.keys() & catalog.broken for p in catalog.broken[w]}
+    first = [
+        problems[0] for path, problems in sorted(catalog.problems.items()) if path not in shown
+    ]
+    if not first:
+        return ""
+    files = "1 file was" if len(first) == 1 else f"{len(first)} files were"
+    return f"{files} never good; {first[0]}"

@@ -196,7 +196,8 @@ async def test_another_branch_that_is_missing_is_refused_at_a_restart(house: Hou
     house.branch = "mian"
     house.build()
     assert not await house.reconciler.restore()
-    with pytest.raises(BranchMissing, match='has no branch "mian"'):
+    house.remote.push("HEAD:refs/heads/dagmill/status")
+    with pytest.raises(BranchMissing, match='has no branch "mian"; it has main; choose'):
         await house.reconciler.look()
     row = await house.store.repository("ops")
     assert row is not None
@@ -297,3 +298,16 @@ async def test_a_pushed_commit_is_read_once(house: House) -> None:
     tip = await house.push(a=PUSH + "# changed\n")
     assert await house.runs() == [("a", tip)]
     assert read == [tip]
+
+
+async def test_a_file_that_never_was_good_is_a_problem_of_the_repository(house: House) -> None:
+    await house.push(a=PUSH)
+    await house.push(a=BROKEN, b=BROKEN)
+    await house.reconciler.look()
+    row = await house.store.repository("ops")
+    assert row is not None
+    assert row.problem.startswith("1 file was never good; .dagu/b.yaml:1:1: ")
+    await house.push(b=PUSH)
+    row = await house.store.repository("ops")
+    assert row is not None
+    assert row.problem == ""

@@ -20,12 +20,13 @@ from pathlib import Path
 from runner.executors.base import Execution, Outcome, Task
 
 # ":" and not "" in trap: an ignored signal would be inherited by the step, a trapped one is reset.
+# exec in a subshell: "$@" alone would run the shell's own echo, test, eval, exit …
 # The sed-like stat line is kept whole: field 22 is the start time, the reader picks it out.
 WRAPPER = """\
 trap : HUP INT QUIT TERM USR1 USR2
 set -C; read -r b </proc/sys/kernel/random/boot_id; read -r s </proc/$$/stat
 { echo "$b $s" >"$0/begin"; } 2>/dev/null || exit 125
-set +C; "$@"; r=$?; echo $r >"$0/exit"; exit $r"""
+set +C; (exec "$@"); r=$?; echo $r >"$0/exit"; exit $r"""
 
 _LARGEST_SIGNAL = 64
 

@@ -126,6 +126,8 @@ def rewrite_shell(
     values: dict[str, str] = {}
     parts: list[str] = []
     end = 0
+    if _SHELL_PATH.search(text) is None:  # most texts: no need to know where the shell looks
+        return text, values
     for start in active_braces(text):
         found = _SHELL_PATH.match(text, start)
         if found is None or not _is_reference(found["base"], step_refs):

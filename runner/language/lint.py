@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from itertools import islice
 
 from runner.language.definition import HANDLER_PREFIX
 from runner.language.document import WorkflowEntry
@@ -26,6 +27,14 @@ _KNOWN = frozenset(
     )
 )
 _KNOWN_HEADS = ("DAG_", "GIT_", "EVENT_", "LC_", "BASH", "DAGMILL_")
+_ASSIGNED = re.compile(r"(?<![\w$])([A-Za-z_]\w*)\+?=")
+_SETTING = re.compile(r"(?:for|read|export|local|declare|mapfile)\b")
+_SOURCING = re.compile(r"(?:^|[\s;])(?:\.|source)\s")
+_COMMAND_END = re.compile(r"[\n;|&]")
+_WORD = re.compile(r"\w+")
+# All of a workflow; a warning is not worth that a hostile file keeps a service busy.
+MAX_SHELL_TEXT = 128 * 1024
+MAX_UNDEFINED = 30
 _BRACED = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _CRON_SIZES = (("minutes", 60), ("hours", 24), ("days", None), ("months", 12), ("weekdays", 7))
 _STEPPED = re.compile(r"\*/([0-9]+)")
@@ -35,7 +44,7 @@ def warnings(entry: WorkflowEntry, workflow: Workflow, *, is_local: bool = False
     """Everything about `workflow` that its author should look at, at its place in the file."""
     found = [*_schedule(workflow, entry), *_all_at_once(workflow, entry)]
     found += _exit_codes(workflow)
-    found += _undefined(workflow)
+    found += islice(_undefined(workflow), MAX_UNDEFINED)
     found += _without_effect(entry, is_local=is_local)
     return found
 
@@ -108,9 +117,13 @@ def _undefined(workflow: Workflow) -> Iterator[Fault]:
     defined |= {name for name, _ in workflow.env}
     defined |= {step.output for step, _ in _placed(workflow) if step.output is not None}
     defined |= {f"{name}_FILE" for name in defined}
+    looked_at = 0
     for step, place in _placed(workflow):
-        known = defined | {name for name, _ in step.env}
+        known = defined | {name for name, _ in step.env} if step.env else defined
         for text, where, is_shell in _step_texts(step, place):
+            looked_at += len(text) if is_shell and "${" in text else 0
+            if looked_at > MAX_SHELL_TEXT:
+                continue
             for name in _unknown_in(text, known, is_shell=is_shell):
                 near = did_you_mean(name, known)
                 yield Fault(where, f"nothing in this file defines ${{{name}}}{near}")
@@ -120,30 +133,36 @@ def _unknown_in(text: str, known: set[str], *, is_shell: bool) -> Iterable[str]:
     if "${" not in text:
         return ()
     names: dict[str, None] = {}
-    matches = (
-        (found for start in active_braces(text) if (found := _BRACED.match(text, start)))
-        if is_shell
-        else _BRACED.finditer(text)
-    )
-    for found in matches:
-        name = found[1]
-        if name in known or name in _KNOWN or name.startswith(_KNOWN_HEADS):
+    if not is_shell:
+        return {
+            found[1]: None for found in _BRACED.finditer(text) if not _is_known(found[1], known)
+        }
+    if all(_is_known(found[1], known) for found in _BRACED.finditer(text)):
+        return ()
+    own = _set_by(text)
+    for start in active_braces(text):
+        found = _BRACED.match(text, start)
+        if found is None or own is None or found[1] in own or _is_known(found[1], known):
             continue
-        if is_shell and _sets(text, name):
-            continue
-        names[name] = None
+        names[found[1]] = None
     return names
 
 
-def _sets(text: str, name: str) -> bool:
-    """Whether shell text seems to set `name` itself: assigned, read, looped over, declared."""
-    setting = (
-        rf"(?<![\w$]){name}\+?=|(?:for|read|export|local|declare|mapfile)\b[^\n;|&]*\b{name}\b"
-    )
-    return (
-        re.search(setting, text) is not None
-        or re.search(r"(?:^|[\s;])(?:\.|source)\s", text) is not None
-    )
+def _is_known(name: str, known: set[str]) -> bool:
+    return name in known or name in _KNOWN or name.startswith(_KNOWN_HEADS)
+
+
+def _set_by(text: str) -> set[str] | None:
+    """The names that shell text seems to set itself: assigned, read, looped over, declared.
+    None: it reads another file, which may set any."""
+    if _SOURCING.search(text) is not None:
+        return None
+    names = set(_ASSIGNED.findall(text))
+    for command in _COMMAND_END.split(text):
+        setting = _SETTING.search(command)
+        if setting is not None:
+            names.update(_WORD.findall(command, setting.end()))
+    return names
 
 
 def _step_texts(step: Step, place: Place) -> Iterator[tuple[str, Place, bool]]:

@@ -19,6 +19,8 @@ _HERE = re.compile(r"<<(-?)[ \t]*")
 _WORD_END = frozenset(" \t\n;&|<>()")
 _COMMAND_WORDS = frozenset({"then", "do", "else", "elif", "if", "while", "until", "time", "!", "{"})
 _WORD = re.compile(r"[A-Za-z!{]+(?=[\s;&|)`]|$)")
+_PLAIN = re.compile(r"[A-Za-z0-9_./,:=+@%^~-]+")  # means nothing in any mode but as a word's start
+_BLANKS = re.compile(r"[ \t]+")
 _LINE_END = re.compile(r"\n")
 _LINE_OR_BACKTICK = re.compile(r"[\n`]")
 
@@ -118,7 +120,8 @@ class _Scanner:
         elif text.startswith("$(", at):
             self._enter(_Mode.COMMAND, skip=2)
         else:
-            self._at += 1
+            plain = _PLAIN.match(text, at, frame.end)
+            self._at = plain.end() if plain else at + 1
             return False
         return True
 
@@ -153,7 +156,8 @@ class _Scanner:
         elif char == "\n":
             self._newline(frame)
         elif char in " \t":
-            self._at += 1
+            blanks = _BLANKS.match(self.text, self._at, frame.end)
+            self._at = blanks.end() if blanks else self._at + 1
             frame.word_start = True
         elif char == "#" and frame.word_start:
             self._skip_comment(frame)

@@ -44,6 +44,9 @@ HOSTILE = {
     "schedule": "schedule: '" + "*/5," * 100_000 + "'",
     "number": "steps: [{command: x, timeoutSec: " + "9" * 100_000 + "}]",
     "integer": "steps: [{command: x, continueOn: {exitCode: " + "9" * 100_000 + "}}]",
+    "many schedules": "steps: [{command: x}]\nschedule: ["
+    + "'TZ=Foo/Bar 0 0 30 2 *', " * 15_000
+    + "]",
     "surrogate": 'name: "\\ud800"',
 }
 
@@ -55,6 +58,22 @@ def test_a_hostile_file_ends_in_problems(name: str) -> None:
     assert result.workflow is None
     assert 1 <= len(result.problems) <= MAX_PROBLEMS + 1
     assert all(len(p.message) < 1_000 and p.line >= 1 and p.column >= 1 for p in result.problems)
+
+
+SHELL_TEXTS = {
+    "cases": "case x in " * 100_000 + "${X}",
+    "words that set": "for " * 250_000 + "${X}",
+    "many names": "".join(f"echo ${{V{n}}}\n" for n in range(40_000)),
+    "here-documents": "cat " + "<<A " * 200_000 + "${X}",
+}
+
+
+@pytest.mark.parametrize("name", SHELL_TEXTS)
+@pytest.mark.timeout(10)  # each took from 5 s to minutes when warnings looked at all of it
+def test_a_hostile_shell_text_is_loaded_without_a_close_look(name: str) -> None:
+    lines = "".join(f"      {line}\n" for line in SHELL_TEXTS[name].splitlines())
+    result = load(f"steps:\n  - command: |\n{lines}".encode(), path="f", id="f")
+    assert result.workflow is not None
 
 
 def test_a_merge_that_stays_small_is_allowed() -> None:

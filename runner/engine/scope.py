@@ -171,6 +171,8 @@ def resolve_run(
 def _check_value(name: str, value: str) -> None:
     if "\0" in value:
         raise ScopeError(f"{name} holds a NUL byte, which no process can be given; remove it")
+    if any("\ud800" <= c <= "\udfff" for c in value):
+        raise ScopeError(f"{name} holds bytes that are not UTF-8; encode them, or use a file")
 
 
 def _expand_all(

@@ -8,6 +8,7 @@ rule: check everything, collect every fault, and build the workflow all the same
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterable, Sequence
 
 from runner.language import cron, order
@@ -34,9 +35,10 @@ from runner.language.model import (
     Workflow,
     WorkflowType,
 )
-from runner.language.params import NAME, check_name, parse_declared
+from runner.language.params import LONGEST_NAME, NAME, check_name, parse_declared
 
 HANDLER_PREFIX = "handlerOn."
+MAX_SCHEDULES = 100  # judging whether one ever fires takes milliseconds
 _NEVER = ContinueOn()
 _NO_HANDLERS = HandlersEntry()
 _ID = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
@@ -156,6 +158,8 @@ class _Definition:
         if entry.command is None and entry.script is None:
             self._nothing_to_run(name, place)
         command = entry.command
+        if isinstance(command, str) and entry.script is not None:
+            self._interpreter(command, (*place, "command"))
         return Step(
             name=name,
             id=entry.id,
@@ -175,6 +179,15 @@ class _Definition:
             stop_signal=entry.signal_on_stop,
         )
 
+    def _interpreter(self, text: str, place: Place) -> None:
+        try:
+            words = shlex.split(text)
+        except ValueError as error:
+            self._fault(place, f"{quoted(text)} is no command line to run the script: {error}")
+            return
+        if not words or not words[0]:
+            self._fault(place, f"{quoted(text)} names no program to run the script")
+
     def _nothing_to_run(self, name: str, place: Place) -> None:
         below = (b[len(place)] for b in self._broken if b[: len(place)] == place != b)
         explained = place in self._broken or any(is_command_key(str(key)) for key in below)
@@ -186,10 +199,11 @@ class _Definition:
             return None
         name = text.removeprefix("$")
         name = name[1:-1] if name.startswith("{") and name.endswith("}") else name
-        if not NAME.fullmatch(name):
+        if not NAME.fullmatch(name) or len(name) > LONGEST_NAME:
             self._fault(
                 (*place, "output"),
-                f"{quoted(text)} is not the name of a variable: letters, digits and _ only",
+                f"{quoted(text)} is not the name of a variable: letters, digits and _ only, "
+                f"at most {LONGEST_NAME}",
             )
         return name
 
@@ -271,6 +285,10 @@ class _Definition:
         if entry.schedule is None:
             return None
         crons: list[tuple[str, str | None]] = []
+        if len(entry.schedule.start) > MAX_SCHEDULES:
+            many = f"{len(entry.schedule.start):,} schedules; a workflow has at most"
+            self._fault(("schedule",), f"{many} {MAX_SCHEDULES}")
+            return None
         for n, text in enumerate(entry.schedule.start):
             problem = cron.check(text, zone)
             if problem is not None:

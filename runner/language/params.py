@@ -16,6 +16,7 @@ from runner.language.faults import LanguageError, did_you_mean, quoted
 from runner.language.model import Condition, Param, Step, Workflow
 
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+LONGEST_NAME = 200  # an output is kept in a file of its name
 _BLANKS = re.compile(r"\s+")
 _NAMED = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=")
 _DOUBLE = re.compile(r'"((?:[^"\\]|\\.)*)"', re.DOTALL)
@@ -140,7 +141,7 @@ def bind(
     by_position = [o.value for o in overrides if o.name is None]
     by_name = _by_name(overrides)
     for value in by_position:
-        _refuse_nul("a positional parameter", value)
+        _refuse_odd("a positional parameter", value)
     names = [p.name for p in declared if p.name is not None]
     _refuse_unknown(by_name, names, mentioned=mentioned)
     bound: list[BoundParam] = []
@@ -216,7 +217,7 @@ def _by_name(overrides: Iterable[Param]) -> dict[str, str]:
         if override.name is None:
             continue
         check_name(override.name)
-        _refuse_nul(override.name, override.value)
+        _refuse_odd(override.name, override.value)
         if override.name in values:
             raise ParamError(f"{override.name} is given twice")
         values[override.name] = override.value
@@ -236,9 +237,11 @@ def _refuse_unknown(
             raise ParamError(f"{name} is not a parameter of this workflow{near}")
 
 
-def _refuse_nul(label: str, value: str) -> None:
+def _refuse_odd(label: str, value: str) -> None:
     if "\0" in value:
         raise ParamError(f"the value of {label} holds NUL, which no variable can")
+    if any("\ud800" <= c <= "\udfff" for c in value):
+        raise ParamError(f"the value of {label} is not valid UTF-8; give binary data as a file")
 
 
 def _label(param: Param) -> str:

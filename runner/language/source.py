@@ -130,6 +130,8 @@ class _Builder:
         value: str | None = event.value
         self._count(1, event)
         plain = event.implicit[0]
+        if "\0" in event.value:
+            self._mistake("the text holds NUL, which no process can be given; remove it", event)
         frame = self._stack[-1] if self._stack else None
         if frame is not None and frame.is_map and frame.key is None:
             self._key(frame, event.value, event)

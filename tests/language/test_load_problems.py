@@ -274,3 +274,23 @@ def test_bytes_that_are_no_text_are_told_with_their_place() -> None:
 def test_the_place_of_a_merged_value_is_where_it_is_written() -> None:
     text = "steps:\n  - &a {name: a, command: x, timeoutSec: soon}\n  - {<<: *a, name: b}\n"
     assert [p.split(": ")[0] for p in problems(text)] == ["f:2:42"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("steps: [{script: x, command: \"it's\"}]",
+         'f:1:30: "it\'s" is no command line to run the script: No closing quotation'),
+        ("steps: [{script: x, command: \"''\"}]",
+         """f:1:30: "''" names no program to run the script"""),
+        ('steps: [{command: "a\\0b"}]',
+         "f:1:19: the text holds NUL, which no process can be given; remove it"),
+        (f"steps: [{{command: x, output: {'X' * 300}}}]",
+         f'f:1:30: "{"X" * 60}…" is not the name of a variable: letters, digits and _ only, '
+         "at most 200"),
+        ("schedule: [" + "'@daily', " * 101 + "]\nsteps: [{command: x}]",
+         "f:1:11: 101 schedules; a workflow has at most 100"),
+    ],
+)  # fmt: skip
+def test_what_would_only_fail_when_it_runs_is_told_before(text: str, expected: str) -> None:
+    assert only_problem(text) == expected

@@ -151,3 +151,10 @@ steps: [{command: "echo $IN_CHILD"}]
     assert all(mentions(workflow, f"IN_{name}") for name in names)
     assert not mentions(workflow, "IN_WORD")
     assert not mentions(workflow, "IN_SCRIP")
+
+
+@pytest.mark.parametrize("name", ["A", None])
+def test_bytes_that_are_no_text_are_refused(name: str | None) -> None:
+    given = Param(name=name, value=b"a\xff".decode(errors="surrogateescape"))
+    with pytest.raises(ParamError, match="is not valid UTF-8; give binary data as a file"):
+        bind([Param("A", "")], [given], mentioned=lambda _: True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from runner.engine.state import RunState, StepState
 from runner.executors.base import Outcome, Task
 from runner.language import conditions
 from runner.language.model import Step
+from runner.language.params import LONGEST_NAME, NAME
 from runner.triggers import Trigger
 from storage import logs
 from storage.mask import Mask, is_secret_name
@@ -31,7 +31,6 @@ from storage.records import PutValues, Write
 
 QUICK_BYTES = 256 * 1024
 PREVIEW_CHARS = 200
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 Visible = dict[str, tuple[int, int]]
 _OUT, _PREPARED = "out:", "prepared:"
 
@@ -486,35 +485,34 @@ def _text(path: Path) -> str:
         return ""
 
 
+def _compact(value: object) -> str:
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+
+
 def _listed_outputs(path: Path, *, limit: int) -> tuple[list[tuple[str, str]], str]:
     """What a step wrote to DAG_RUN_OUTPUT_FILE: `NAME=value` lines or one JSON object."""
-    try:
-        size = path.stat().st_size
-    except FileNotFoundError:
-        return [], ""
-    if size > limit:
+    text = logs.read_output(path, limit_bytes=limit)
+    if text is None:
         return [], f"DAG_RUN_OUTPUT_FILE is larger than maxOutputSize ({limit} bytes)"
-    text = path.read_text(errors="replace")
     pairs: list[tuple[str, str]] = []
-    if text.lstrip().startswith("{"):
+    if text.startswith("{"):
         try:
             found = json.loads(text)
-        except ValueError as error:
+            pairs = [(k, v if isinstance(v, str) else _compact(v)) for k, v in found.items()]
+        except (ValueError, RecursionError) as error:
             return [], f"DAG_RUN_OUTPUT_FILE is not valid JSON: {error}"
-        pairs = [
-            (k, v if isinstance(v, str) else json.dumps(v, separators=(",", ":")))
-            for k, v in found.items()
-        ]
+        # an escape such as \ud83d without its other half is JSON, but no text
+        pairs = [(k, v.encode(errors="replace").decode()) for k, v in pairs]
     else:
-        for number, line in enumerate(text.splitlines(), 1):
+        for number, line in enumerate(text.split("\n"), 1):
             if not line.strip():
                 continue
             name, equals, value = line.partition("=")
             if not equals:
                 return [], f"DAG_RUN_OUTPUT_FILE, line {number}: expected NAME=value"
-            pairs.append((name.strip(), value))
+            pairs.append((name.strip(), value.removesuffix("\r")))
     for name, value in pairs:
-        if not _NAME.fullmatch(name):
+        if not NAME.fullmatch(name) or len(name) > LONGEST_NAME:
             return [], f"DAG_RUN_OUTPUT_FILE: {name[:40]!r} is not a variable's name"
         if "\0" in value:
             return [], f"DAG_RUN_OUTPUT_FILE: {name} holds a NUL byte"

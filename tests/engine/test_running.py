@@ -442,3 +442,63 @@ async def test_a_launch_folder_holds_the_facts_for_a_recovery(tmp_path: Path) ->
     assert launched.boot_id == boot
     assert folder.name == f"1.{launched.launch}"
     assert folder.parent.name == "1-a"
+
+
+async def test_a_list_runs_programs_and_no_builtins_of_a_shell(tmp_path: Path) -> None:
+    done = await run_text(
+        tmp_path,
+        """
+        type: chain
+        steps:
+          - {name: echo, command: [echo, 'a\\nb']}
+          - {name: eval, command: [eval, 'echo evaluated'], continueOn: {failure: true}}
+          - {name: exit, command: [exit, '0'], continueOn: {failure: true}}
+        """,
+    )
+    assert done.tail("echo") == "a\\nb"
+    assert [done.step(n)["exit_code"] for n in ("eval", "exit")] == [127, 127]
+
+
+@pytest.mark.parametrize(
+    ("write", "reason"),
+    [
+        ("printf '{\"A\":'; head -c 200000 /dev/zero | tr '\\0' '['", "is not valid JSON"),
+        ("printf '%0300d=1' 0 | tr 0 x", "is not a variable's name"),
+        ("head -c 2000000 /dev/zero", "larger than maxOutputSize"),
+    ],
+)
+async def test_a_file_of_outputs_that_cannot_be_read_fails_its_step(
+    tmp_path: Path, write: str, reason: str
+) -> None:
+    done = await run_text(
+        tmp_path,
+        f"""
+        steps:
+          - name: a
+            command: |
+              {{ {write}; }} >$DAG_RUN_OUTPUT_FILE
+        """,
+    )
+    assert done.status == "failed"
+    assert reason in done.step("a")["reason"]
+
+
+async def test_odd_things_in_a_file_of_outputs_do_not_hold_the_run(tmp_path: Path) -> None:
+    done = await run_text(
+        tmp_path,
+        r"""
+        type: chain
+        steps:
+          - name: half a character
+            command: |
+              echo '{"A": "\ud800x"}' | sed 's/^/ /' >$DAG_RUN_OUTPUT_FILE
+            shell: bash
+          - {name: pipe, command: mkfifo $DAG_RUN_OUTPUT_FILE}
+          - name: lines
+            command: |
+              printf 'B=1\v2\r\nC=3' >$DAG_RUN_OUTPUT_FILE
+          - {name: show, command: [printf, '%s', '$A|$B|$C']}
+        """,
+    )
+    assert done.status == "succeeded", done.document
+    assert done.tail("show") == "?x|1\v2|3"

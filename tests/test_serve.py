@@ -274,6 +274,21 @@ def test_a_signed_hook_starts_the_run_long_before_the_next_poll(
     assert summary["trigger"]["actor"] == "ada"
 
 
+def test_what_a_hook_announced_during_an_outage_runs_once_it_is_over(
+    serve: Served, remote: Remote, guarded: str, git_http: GitHttpServer
+) -> None:
+    begun(remote)
+    service = serve(guarded, "--poll", "3600", hook_secret=SECRET, **CREDENTIAL)
+    service.fact("catalog_applied")
+    git_http.status = 503
+    pushed = remote.change({"greeting.txt": "two\n"})
+    assert deliver(service, remote, ref="refs/heads/main", after=pushed).status_code == 202
+    assert "503" in service.fact("fetch_failed")["problem"]
+    git_http.status = None
+    assert deliver(service, remote, ref="refs/heads/main", after=pushed).json()["duplicate"]
+    service.fact("run_admitted", commit=pushed)
+
+
 def test_the_first_sight_of_a_repository_starts_nothing(
     serve: Served, remote: Remote, guarded: str
 ) -> None:

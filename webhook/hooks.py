@@ -222,8 +222,12 @@ async def _store(doors: Doors, row: DeliveryRow) -> Response:
 async def _answer_duplicate(doors: Doors, row: DeliveryRow) -> Response:
     try:
         first = await doors.store.delivery_by_digest(row.repository, row.digest)
+        owed = await doors.store.owed("fetch", due=row.received_at)
     except Exception as error:
         raise _unavailable() from error
+    if any(one.key == row.repository for one in owed):
+        # Who redelivers by hand waits for a fetch that failed; one that was made needs no other.
+        doors.nudge(row.repository)
     return _answer(first or row, duplicate=True)
 
 

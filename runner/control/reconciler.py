@@ -43,6 +43,7 @@ from storage.store import Conflict, Duplicate, Store
 
 LONGEST_WAIT_S = 300.0
 DENIED_WAIT_S = 900.0
+_FIRST_RETRY_S = 5.0  # doubled by each failure: what a hook announced must not wait for a slow poll
 _JITTER = 0.2
 _TRIES = 5  # of one look, each lost to another writer
 _FETCHED_EVERY = timedelta(seconds=30)  # a look without news notes its time no oftener
@@ -180,7 +181,8 @@ class Reconciler:
         else:
             self._failures = 0
             return self._poll_s * random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311 (spreads load)
-        return min(self._poll_s * 2.0 ** min(self._failures, 10), LONGEST_WAIT_S)
+        first = min(self._poll_s, _FIRST_RETRY_S)
+        return min(first * 2.0 ** min(self._failures, 10), LONGEST_WAIT_S)
 
     async def _note(self, problem: str) -> None:
         """Say a failure once, and keep it where people look."""

@@ -311,3 +311,13 @@ async def test_a_file_that_never_was_good_is_a_problem_of_the_repository(house: 
     row = await house.store.repository("ops")
     assert row is not None
     assert row.problem == ""
+
+
+async def test_failed_looks_are_repeated_soon_and_then_less_and_less(house: House) -> None:
+    await house.push(a=PUSH)
+    house.remote.path.rename(house.remote.path.with_name("away.git"))
+    waits = [await house.reconciler._attempt() for _ in range(8)]
+    assert waits == [10, 20, 40, 80, 160, 300, 300, 300]
+    row = await house.store.repository("ops")
+    assert row is not None
+    assert "no such folder" in row.problem

@@ -14,7 +14,7 @@ from github_deliveries import Sample, headers, own, samples, signature
 from served_door import AT, SECRET, World
 from structlog.testing import capture_logs
 
-from storage.records import DeliveryRow, Write
+from storage.records import DeliveryRow, Pay, Write
 from storage.sqlite import SqliteStore
 from storage.store import StorageError
 from webhook.app import Doors, create_app
@@ -120,7 +120,18 @@ async def test_a_redelivery_is_answered_with_the_first_verdict(
     again = await post(anyone, X_GitHub_Delivery="another-guid")
     assert again.status_code == 200
     assert again.json() == {**first.json(), "duplicate": True}
-    assert world.nudged == ["ops"], "one nudge only"
+
+
+async def test_a_redelivery_nudges_only_while_its_fetch_is_owed(
+    anyone: httpx2.AsyncClient, world: World
+) -> None:
+    await post(anyone)
+    await post(anyone)
+    assert world.nudged == ["ops", "ops"]
+    for row in await world.store.owed("fetch", due=AT):
+        await world.store.write(Pay(row.kind, row.key, row.version))
+    await post(anyone)
+    assert world.nudged == ["ops", "ops"]
 
 
 async def test_twenty_equal_deliveries_at_once_are_one(

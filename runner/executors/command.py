@@ -16,18 +16,25 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
+from signal import SIGKILL
 
 from runner.executors.base import Execution, Outcome, Task
 
-# ":" and not "" in trap: an ignored signal would be inherited by the step, a trapped one is reset.
+# A trap and not "" (ignored): an ignored signal would be inherited by the step, a trapped one is
+# reset. A signal that comes before the step has begun is kept in DAGMILL__s and ends the attempt.
+# Names that no workflow has: setting an exported variable would change it for the step as well.
 # exec in a subshell: "$@" alone would run the shell's own echo, test, eval, exit …
 # The sed-like stat line is kept whole: field 22 is the start time, the reader picks it out.
 WRAPPER = """\
-trap : HUP INT QUIT TERM USR1 USR2
-set -C; read -r b </proc/sys/kernel/random/boot_id; read -r s </proc/$$/stat
-{ echo "$b $s" >"$0/begin"; } 2>/dev/null || exit 125
-set +C; (exec "$@"); r=$?; echo $r >"$0/exit"; exit $r"""
+DAGMILL__s=; trap DAGMILL__s=1 HUP; trap DAGMILL__s=2 INT; trap DAGMILL__s=3 QUIT
+trap DAGMILL__s=15 TERM; trap DAGMILL__s=10 USR1; trap DAGMILL__s=12 USR2
+set -C; read -r DAGMILL__b </proc/sys/kernel/random/boot_id; read -r DAGMILL__p </proc/$$/stat
+{ echo "$DAGMILL__b $DAGMILL__p" >"$0/begin"; } 2>/dev/null || exit 125
+set +C; if [ "$DAGMILL__s" ]; then DAGMILL__r=$((128+DAGMILL__s)); else
+(exec "$@"); DAGMILL__r=$?; fi; echo $DAGMILL__r >"$0/exit"; exit $DAGMILL__r"""
 
+# While it forks the step, the wrapper can still take a signal that was meant for the step.
+_BEGINNING_S = 0.1
 _LARGEST_SIGNAL = 64
 
 
@@ -115,10 +122,18 @@ class _Process:
         self._done = done
         self._executor = executor
         self._loop = loop
+        self._begun_at = loop.time()
         self._pidfd = os.pidfd_open(process.pid)
         loop.add_reader(self._pidfd, self._ended)
 
     def send(self, signal: int) -> None:
+        early_s = self._begun_at + _BEGINNING_S - self._loop.time()
+        if early_s > 0 and signal != SIGKILL:
+            self._loop.call_later(early_s, self._send, signal)
+        else:
+            self._send(signal)
+
+    def _send(self, signal: int) -> None:
         # To the group, not the child: sh -c "a | b" leaves b alive otherwise. The pid cannot be
         # another's: it is reaped only in _ended, which sets the return code.
         if self._process.returncode is None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sqlite3
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from runner.engine.events import Event, Launched, StopRequested
 from runner.engine.history import History
 from runner.engine.journal import Origin, head, records
 from runner.engine.state import RunState, apply
+from runner.executors.command import wrapped
 
 
 async def test_a_value_flows_from_output_to_a_json_path(tmp_path: Path) -> None:
@@ -502,3 +505,24 @@ async def test_odd_things_in_a_file_of_outputs_do_not_hold_the_run(tmp_path: Pat
     )
     assert done.status == "succeeded", done.document
     assert done.tail("show") == "?x|1\v2|3"
+
+
+async def test_one_letter_variables_reach_a_step_as_they_are(tmp_path: Path) -> None:
+    done = await run_text(
+        tmp_path,
+        """
+        params: [{b: one}, {s: two}, {r: three}]
+        steps: [{name: a, command: 'echo $b $s $r'}]
+        """,
+    )
+    assert done.tail("a") == "one two three"
+
+
+def test_a_signal_before_the_step_has_begun_keeps_it_from_running(tmp_path: Path) -> None:
+    marker = tmp_path / "marker"
+    shell, option, text, *rest = wrapped(tmp_path, ("touch", str(marker)))
+    text = text.replace("set -C;", "kill -TERM $$; set -C;", 1)
+    done = subprocess.run([shell, option, text, *rest], check=False)
+    assert done.returncode == 128 + signal.SIGTERM
+    assert (tmp_path / "exit").read_text() == f"{done.returncode}\n"
+    assert not marker.exists()

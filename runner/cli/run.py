@@ -13,7 +13,9 @@ import os
 import platform
 import shutil
 import signal
+import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -27,7 +29,7 @@ from runner.engine.events import Cancelled, Ended, Event, Finished, Launched, Pr
 from runner.engine.history import History
 from runner.engine.state import RunState, RunStatus, StepState
 from runner.language import params as language_params
-from runner.language.load import Loaded, load, workflow_id
+from runner.language.load import MAX_BYTES, Loaded, load, workflow_id
 from runner.language.model import Workflow
 from runner.triggers import Trigger, TriggerType, manual_key
 from storage.git_program import GitProgramFailed, run_git
@@ -99,6 +101,9 @@ def find_file(text: str, *, cwd: Path) -> LocalFile:
     folder = root or path.parent
     relative = path.relative_to(folder)
     below = relative.parts[1:] if relative.parts[0] == _WORKFLOWS else (relative.name,)
+    if root is None and _WORKFLOWS in path.parent.parts:
+        last = max(n for n, part in enumerate(path.parent.parts) if part == _WORKFLOWS)
+        below = path.parts[last + 1 :]
     try:
         id = workflow_id("/".join(below))
     except ValueError as error:
@@ -115,7 +120,8 @@ def _repository_root(start: Path) -> Path | None:
 
 def _read(file: LocalFile) -> bytes:
     try:
-        return file.path.read_bytes()
+        with file.path.open("rb") as stream:
+            return stream.read(MAX_BYTES + 1)  # one more is enough to notice
     except OSError as error:
         raise click.UsageError(f"{file.path} cannot be read: {error.strerror}") from error
 
@@ -133,9 +139,15 @@ def _bind(workflow: Workflow, given: tuple[str, ...]) -> language_params.Bound:
 
 def _state_folder(env: Mapping[str, str]) -> Path:
     """Where local runs are kept; those older than 30 days are deleted."""
-    base = Path(env.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
-    folder = base / "dagmill" / "local"
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    folder = Path(env.get("XDG_STATE_HOME") or "~/.local/state") / "dagmill" / "local"
+    try:
+        folder = folder.expanduser()
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except (OSError, RuntimeError) as error:  # RuntimeError: this user has no home
+        why = getattr(error, "strerror", None) or error
+        raise click.UsageError(
+            f"local runs cannot be kept in {folder}: {why}; set XDG_STATE_HOME to a folder of yours"
+        ) from error
     oldest = f"{datetime.now(UTC) - timedelta(days=KEPT_DAYS):%Y%m%d}"
     for old in folder.iterdir():
         if old.name[:8].isdigit() and old.name[:8] < oldest:
@@ -192,7 +204,7 @@ async def _run(
             zone="UTC",
             observe=None if quiet else _Screen(place).show,
         )
-        trigger = Trigger(TriggerType.MANUAL, manual_key(run), _now(), actor=getpass.getuser())
+        trigger = Trigger(TriggerType.MANUAL, manual_key(run), _now(), actor=_user())
         await store.write(
             *journal.queued_writes(
                 run,
@@ -221,6 +233,13 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's number without a name
+        return str(os.getuid())
+
+
 def _version() -> str:
     from importlib.metadata import version
 
@@ -234,23 +253,36 @@ def _stop_on_signals(engine: Engine, run: str) -> list[int]:
     def stop(number: int) -> None:
         came.append(number)
         more = "once more kills" if len(came) == 1 else "killing"
-        click.echo(f"stopping ({more})", err=True)
+        with suppress(OSError):  # a closed terminal (HUP) reads nothing
+            click.echo(f"stopping ({more})", err=True)
         engine.stop(run, signal.Signals(number).name)
 
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop, number)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup wants it
+            loop.add_signal_handler(number, stop, number)
     return came
 
 
 class _Screen:
-    """Live lines of a run: what began, what ended and how, the output of each step."""
+    """Live lines of a run: what began, what ended and how, the output of each step.
+
+    The run goes on when nobody reads them any more: its steps have begun, and its status is told
+    by the exit code.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._began: dict[str, datetime] = {}
 
     def show(self, state: RunState, new: Sequence[Event]) -> None:
+        try:
+            self._show(state, new)
+            sys.stdout.flush()
+        except OSError:  # a closed pipe, a full disk; Python would complain again at the end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+    def _show(self, state: RunState, new: Sequence[Event]) -> None:
         for event in new:
             match event:
                 case Launched():

@@ -116,8 +116,8 @@ def push_benchmark(folder: Path, *, hook: bool, pushes: int = 40) -> Latency:
     found = []
     with service(repository.path, folder, poll_s=3600) as (port, name, pid):
         for number in range(1, pushes + 1):
-            begin = time.time_ns()
             before, after = repository.push(number)
+            begin = time.time_ns()
             if hook:
                 announce(port, name, before, after)
             found.append((_written(times / after) - begin) / 1e9)

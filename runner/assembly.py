@@ -49,7 +49,6 @@ CONNECT_TIMEOUT_S = 15
 IO_TIMEOUT_S = 60
 FLUSH_S = 10  # what is owed at a stop is published for so long
 LARGEST_FILE = 1024 * 1024
-_LOCAL_POLL_S = 2.0  # where a local repository cannot be watched
 
 _log = structlog.get_logger(__name__)
 
@@ -229,7 +228,7 @@ class _Service:
         settings = self._settings
         poll_s = settings.poll_s
         if self._folder is not None and self._refs is None:
-            poll_s = min(poll_s, _LOCAL_POLL_S)
+            poll_s = min(poll_s, local.UNWATCHED_LOOK_S)
         return Reconciler(
             self._store,
             self._mirror,
@@ -359,7 +358,7 @@ class _Service:
             repositories={self._name: self._mirror.url},
             nudge=lambda repository: self._reconciler.nudge(),
             start=self._intake.start_by_hand,
-            log_path=self._log_path,
+            log_paths=self._log_paths,
             schedules=self._ticker.lines,
             hosts=tuple({settings.host, "localhost", "127.0.0.1", "::1", *settings.hosts}),
             version=version("dagmill"),
@@ -388,8 +387,9 @@ class _Service:
     async def _pin(self, commit: str) -> None:
         await asyncio.to_thread(self._mirror.pin, commit)
 
-    async def _log_path(self, run: str, step: str, attempt: int | None) -> Path | None:
-        """The file that has an attempt's output, from the run's own facts."""
+    async def _log_paths(self, run: str, step: str, attempt: int | None) -> tuple[Path, ...]:
+        """The files that have an attempt's output, from the run's own facts; the second, for
+        stderr, is there only where something wanted stdout by itself."""
         history = await History.read(self._store, run)
         names = [s.name for s in (*history.workflow.steps, *history.workflow.handlers)]
         launched = [
@@ -400,7 +400,7 @@ class _Service:
             and attempt in (None, event.attempt)
         ]
         if not launched or step not in names:
-            return None
+            return ()
         folder = workspace.launch_folder(
             workspace.run_folder(self._settings.data / "runs", run),
             number=names.index(step) + 1,
@@ -408,4 +408,4 @@ class _Service:
             attempt=launched[-1].attempt,
             launch=launched[-1].launch,
         )
-        return folder / "out"
+        return folder / "out", folder / "err"

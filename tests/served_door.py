@@ -65,8 +65,9 @@ class World:
     def log_file(self, run: str, step: str, attempt: int) -> Path:
         return self.logs / f"{run}-{step}-{attempt}.log"
 
-    async def log_path(self, run: str, step: str, attempt: int | None) -> Path | None:
-        return self.log_file(run, step, attempt or 1)
+    async def log_paths(self, run: str, step: str, attempt: int | None) -> tuple[Path, ...]:
+        out = self.log_file(run, step, attempt or 1)
+        return out, out.with_suffix(".err")
 
 
 @pytest.fixture
@@ -124,7 +125,7 @@ def doors(world: World, in_force: applied.Applied) -> Doors:
         repositories={"ops": "https://github.com/acme/ops.git", "open": "/srv/git/open.git"},
         nudge=world.nudged.append,
         start=intake.start_by_hand,
-        log_path=world.log_path,
+        log_paths=world.log_paths,
         schedules=lambda: [Line()],
         hosts=("127.0.0.1", "localhost"),
         version="1.2.3",

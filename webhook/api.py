@@ -201,8 +201,8 @@ async def _log(doors: Doors, request: Request) -> Response:
             remedy="follow=true waits for it",
         )
     else:
-        path = await doors.log_path(run, step, attempt.number)
-        stream = log_stream.read(doors, run, path=path, offset=offset)
+        paths = await doors.log_paths(run, step, attempt.number)
+        stream = log_stream.read(doors, run, paths=paths, offset=offset)
     return StreamingResponse(stream, media_type="text/plain; charset=utf-8")
 
 

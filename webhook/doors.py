@@ -69,8 +69,9 @@ class Doors:
 
     `hook_secrets`: repository → its secrets, more than one while they are rotated; none: hooks
     are refused. `repositories`: name → URL, path or `owner/name`. `nudge(repository)` means
-    "look now" and may be called at any time, any number of times. `log_path(run, step,
-    attempt)`: the file with the attempt's output (attempt None: the newest), or None.
+    "look now" and may be called at any time, any number of times. `log_paths(run, step,
+    attempt)`: the files with the attempt's output (attempt None: the newest), one or, where stdout
+    is by itself, stdout and stderr; they need not exist.
     `hosts`: names that a Host header may hold, without port. `closing` is set when the service
     stops: open streams end at once. `own_refs`: full refs that only this service pushes.
     `mask(run)`: what hides the secrets of a run that goes on, whose logs are not scrubbed yet; the
@@ -84,7 +85,7 @@ class Doors:
     repositories: Mapping[str, str]
     nudge: Callable[[str], None]
     start: StartByHand
-    log_path: Callable[[str, str, int | None], Awaitable[Path | None]]
+    log_paths: Callable[[str, str, int | None], Awaitable[Sequence[Path]]]
     schedules: Callable[[], Sequence[ScheduleLine]]
     hosts: tuple[str, ...]
     version: str

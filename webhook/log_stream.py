@@ -47,44 +47,66 @@ async def events_of(doors: Doors, run: str) -> list[Event]:
     return [journal.event(record) for record in await doors.store.events(run)]
 
 
-async def read(doors: Doors, run: str, *, path: Path | None, offset: int) -> AsyncIterator[bytes]:
-    """The masked log from `offset` to its present end."""
-    log = _Log(offset)
+async def read(
+    doors: Doors, run: str, *, paths: Sequence[Path], offset: int
+) -> AsyncIterator[bytes]:
+    """The masked log from `offset` to its present end. Where stdout and stderr are two files, they
+    come one behind the other, and `offset` counts through both."""
+    for path in paths:
+        size = await asyncio.to_thread(_size, path)
+        if offset >= size:
+            offset -= size
+            continue
+        log = _Log(offset)
+        offset = 0
+        try:
+            async for piece in log.grown(path, mask=doors.mask(run)):
+                yield piece
+            yield log.rest()
+        finally:
+            log.close()
+
+
+def _size(path: Path) -> int:
     try:
-        async for piece in log.grown(path, mask=doors.mask(run)):
-            yield piece
-        yield log.rest()
-    finally:
-        log.close()
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0  # not created yet, or cleaned away
 
 
 async def follow(
     doors: Doors, run: str, *, step: str, attempt: int | None, offset: int
 ) -> AsyncIterator[bytes]:
-    """Like `read`, and on until the attempt is over; waits for it where it was not launched."""
+    """Like `read`, and on until the attempt is over; waits for it where it was not launched.
+
+    Two files are followed side by side; `offset` counts in the first.
+    """
     changed = asyncio.Event()
     stop_listening = doors.store.listen(f"run:{run}", changed.set)
-    path: Path | None = None
-    log = _Log(offset)
+    files: list[tuple[Path, _Log]] = []
     try:
         while not doors.closing.is_set():
             changed.clear()
             # Asked before the file is read: what was written before the end is then read too.
             now = attempt_of(await events_of(doors, run), step, number=attempt)
             attempt = now.number
-            if path is None and attempt is not None:
-                path = await doors.log_path(run, step, attempt)
+            if not files and attempt is not None:
+                paths = await doors.log_paths(run, step, attempt)
+                files = [(path, _Log(0 if i else offset)) for i, path in enumerate(paths)]
             while True:
-                async for piece in log.grown(path, mask=doors.mask(run)):
-                    yield piece
+                for path, log in files:
+                    async for piece in log.grown(path, mask=doors.mask(run)):
+                        yield piece
                 if now.over:
-                    yield log.rest()
+                    for _, log in files:
+                        yield log.rest()
                     return
                 if await _woken(changed, doors.closing):
                     break
     finally:
         stop_listening()
-        log.close()
+        for _, log in files:
+            log.close()
 
 
 class _Log:
@@ -100,12 +122,12 @@ class _Log:
         self._mask = Mask()
         self._stream: MaskStream | None = None
 
-    async def grown(self, path: Path | None, *, mask: Mask) -> AsyncIterator[bytes]:
+    async def grown(self, path: Path, *, mask: Mask) -> AsyncIterator[bytes]:
         """What was written since the last call. A file that is not there has no bytes."""
         if mask is not self._mask:
             yield self.rest()
             self._mask, self._stream = mask, mask.stream() if mask else None
-        while path is not None and (chunk := await asyncio.to_thread(self._read, path)):
+        while chunk := await asyncio.to_thread(self._read, path):
             if masked := self._stream.feed(chunk) if self._stream else chunk:
                 yield masked
 

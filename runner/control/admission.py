@@ -8,6 +8,7 @@ admissions can never both take the last place. Woken by the store, never by a cl
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from datetime import datetime
@@ -57,7 +58,6 @@ class Admission:
         self._min_free_bytes = min_free_bytes
         self._queues: dict[Queue, None] = {}  # those that may have queued runs, in order of arrival
         self._limits: dict[str, int] = {}  # of runs that wait: maxActiveRuns of their definitions
-        self._unready: set[str] = set()  # runs whose definition cannot be read
         self._abandoned: Counter[Queue] = Counter()
         self._low_disk = False
         self._closed = False
@@ -116,7 +116,7 @@ class Admission:
         while not self._closed:
             del self._queues[queue]  # before reading: who queues meanwhile puts it back
             row = await self._store.oldest_queued(*queue)
-            if row is None or row.run in self._unready:
+            if row is None:
                 return
             self._queues[queue] = None
             if not await self._admit(row):
@@ -127,9 +127,8 @@ class Admission:
         try:
             limit = await self._limit(row)
         except HistoryError as error:
-            self._unready.add(row.run)
-            _log.error("run_not_admitted", run=row.run, workflow=row.workflow, problem=str(error))
-            return False
+            await self._give_up(row, str(error))
+            return True
         running = await self._store.count_runs(row.repository, row.workflow, statuses=["running"])
         if limit and running >= limit:
             return False
@@ -156,6 +155,12 @@ class Admission:
         del self._limits[row.run]
         self._supervise(row.run)
         return True
+
+    async def _give_up(self, row: RunRow, problem: str) -> None:
+        """Fail a run whose kept definition cannot be read: left alone it would block its queue."""
+        _log.error("run_not_admitted", run=row.run, workflow=row.workflow, problem=problem)
+        with contextlib.suppress(Conflict):
+            await self._store.write(*journal.given_up_writes(row, at=self._clock(), reason=problem))
 
     async def _limit(self, row: RunRow) -> int:
         """How many runs of its workflow may be active when this one starts; 0: no limit."""

@@ -6,12 +6,14 @@ Knows where git keeps refs; leaves what changed to the reconciler, which still p
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
 import structlog
 import watchfiles
 
+UNWATCHED_LOOK_S = 2.0
 _FIRST_LOOK_MS = 2000
 
 _log = structlog.get_logger(__name__)
@@ -26,8 +28,8 @@ def refs_folder(repository: Path) -> Path | None:
 
 
 async def watch(folder: Path, *, nudge: Callable[[], None]) -> None:
-    """Call `nudge` soon after each change below `folder`, for ever; return if it cannot be watched
-    (the caller then polls oftener)."""
+    """Call `nudge` soon after each change below `folder`, for ever; every 2 s where it cannot be
+    watched."""
     watched = False
     try:
         async for changes in watchfiles.awatch(
@@ -45,6 +47,9 @@ async def watch(folder: Path, *, nudge: Callable[[], None]) -> None:
             watched = True
     except OSError as error:  # no inotify watches left, or the folder went away
         _log.warning("refs_not_watched", folder=str(folder), problem=str(error))
+    while True:
+        await asyncio.sleep(UNWATCHED_LOOK_S)
+        nudge()
 
 
 def _is_ref(change: watchfiles.Change, path: str) -> bool:

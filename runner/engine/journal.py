@@ -16,7 +16,15 @@ from datetime import UTC, datetime
 from typing import Any
 
 from runner.engine import events as ev
-from runner.engine.events import Event, LogDigest, OutputNote, Queued, Started
+from runner.engine.events import (
+    Event,
+    Finished,
+    LogDigest,
+    OutputNote,
+    Queued,
+    Settled,
+    Started,
+)
 from runner.engine.scope import params_text
 from runner.engine.state import RunState, RunStatus
 from runner.language.model import Workflow
@@ -208,3 +216,13 @@ def started_writes(
         RequireRoom(row.repository, row.workflow, (RunStatus.RUNNING,), room),
         Append(row.run, row.seq, records(row.run, row.seq, [started]), new),
     )
+
+
+def given_up_writes(row: RunRow, *, at: datetime, reason: str) -> tuple[Write, ...]:
+    """What ends a queued run that can never start; written, they raise Conflict when it is no
+    longer queued."""
+    facts = (Settled(at, RunStatus.FAILED, reason), Finished(at, RunStatus.FAILED, reason))
+    new = row._replace(
+        status=RunStatus.FAILED, reason=reason, finished_at=at, seq=row.seq + len(facts)
+    )
+    return (Append(row.run, row.seq, records(row.run, row.seq, facts), new),)

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 from house import House
@@ -69,6 +71,21 @@ async def test_a_restart_admits_what_was_queued_despite_what_was_left_running(
     left = await house.store.run(runs[0])
     assert left is not None
     assert left.status == "running"
+
+
+async def test_a_run_whose_definition_cannot_be_read_fails_and_blocks_nobody(
+    house: House, tmp_path: Path
+) -> None:
+    await house.push(a=ONE)
+    runs = await queue(house, "a", 2)
+    with sqlite3.connect(tmp_path / "data/dagmill.sqlite") as database:
+        database.execute("DELETE FROM events WHERE run = ?", (runs[0],))
+    database.close()
+    async with admitting(house):
+        await house.until(lambda: house.started == runs[1:], "runs")
+    row = await house.store.run(runs[0])
+    assert row is not None
+    assert (row.status, row.reason) == ("failed", f"no run {runs[0]}")
 
 
 async def test_nothing_starts_once_admission_is_closed_or_the_disk_is_full(house: House) -> None:

@@ -382,6 +382,19 @@ async def test_a_log_is_read_from_an_offset(person: httpx2.AsyncClient, world: W
     problem(await person.get(url + "&follow=maybe"), 400)
 
 
+async def test_a_log_in_two_files_has_stderr_behind_stdout(
+    person: httpx2.AsyncClient, world: World
+) -> None:
+    run = await start(person)
+    await add(world, run, Started(AT, "host", "1"), launched("extract"), ended("extract"))
+    out = world.log_file(run, "extract", 1)
+    out.write_bytes(b"value\n")
+    out.with_suffix(".err").write_bytes(b"a warning\n")
+    url = f"/api/v1/runs/{run}/log?step=extract"
+    assert (await person.get(url)).content == b"value\na warning\n"
+    assert (await person.get(url + "&offset=8")).content == b"warning\n"
+
+
 async def test_a_followed_log_grows_until_its_attempt_ended(
     person: httpx2.AsyncClient, world: World
 ) -> None:

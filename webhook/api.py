@@ -114,7 +114,9 @@ def _params(asked: schemas.StartRun) -> tuple[Param, ...]:
 def _refusal(error: intake.NotStarted) -> Problem:
     match error:
         case intake.UnknownWorkflow():
-            return Problem(404, str(error), remedy="`dagmill status` lists them, GET /api/v1/workflows too")
+            return Problem(
+                404, str(error), remedy="`dagmill status` lists them, GET /api/v1/workflows too"
+            )
         case intake.UnfitParams():
             return Problem(422, str(error), place="params")
         case intake.QueueFull():

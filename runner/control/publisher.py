@@ -9,6 +9,7 @@ nothing, and a refused push never fails a run.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from runner.control.applied import Applied
 from runner.control.dashboard import Line, commit_message, latest_path, readme, run_path
 from runner.control.reporter import NotPaid
 from runner.engine import summary
-from runner.engine.history import History
+from runner.engine.history import History, HistoryError
 from storage import branch
 from storage.branch import Changes, TreeView
 from storage.mirror import GitError, Mirror, PushRefused
@@ -124,13 +125,15 @@ class Publisher:
         latest: dict[str, _Told] = {}
         for workflow in {*applied.workflows, *(one.row.workflow for one in told)}:
             row = await self._store.latest_run(repository, workflow)
-            if row is not None:
+            if row is None:
+                continue
+            with contextlib.suppress(HistoryError):  # it could never start: nothing to tell of it
                 latest[workflow] = known.get(row.run) or _Told(row, await self._document(row))
         return latest
 
     async def _document(self, row: RunRow) -> dict[str, Any]:
         history = await History.read(self._store, row.run)
-        return summary.document(row.run, history.state())
+        return summary.for_git(summary.document(row.run, history.state()))
 
 
 def _run_files(told: Sequence[_Told]) -> dict[str, bytes]:

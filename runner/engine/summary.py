@@ -10,10 +10,11 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Any
 
-from runner.engine.state import RunState, StepState
+from runner.engine.state import RunState, StepState, StepStatus
 from runner.triggers import Trigger
 
 SCHEMA_VERSION = 1
+_PARTS = ("steps", "handlers")
 
 Document = dict[str, Any]
 
@@ -82,6 +83,18 @@ def _step(step: StepState) -> Document:
         if log is None
         else {"bytes": log.bytes, "lines": log.lines, "sha256": log.sha256, "tail": log.tail},
     }
+
+
+def for_git(document: Document) -> Document:
+    """The document as it may be committed: logs do not belong there, so only of a failed step
+    stays what it said last."""
+    return {**document, **{part: [_quiet(s) for s in document[part]] for part in _PARTS}}
+
+
+def _quiet(step: Document) -> Document:
+    if step["log"] is None or step["status"] == StepStatus.FAILED:
+        return step
+    return {**step, "log": {**step["log"], "tail": ""}}
 
 
 def _time(at: datetime | None) -> str | None:

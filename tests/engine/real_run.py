@@ -42,7 +42,9 @@ class Done:
         return next(s for s in steps if s["name"] == name)
 
     def tail(self, name: str) -> str:
-        return str(self.step(name)["log"]["tail"]).strip()
+        log = self.state.steps[self.state.index[name]].log
+        assert log is not None, f"{name} printed to no log"
+        return log.tail.strip()
 
     def files(self, pattern: str) -> list[Path]:
         return sorted(self.folder.rglob(pattern))

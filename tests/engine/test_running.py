@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from real_run import PATH, RUN, Bench, Done, run_text
 
+from runner.engine import summary
 from runner.engine.events import Event, Launched, StopRequested
 from runner.engine.history import History
 from runner.engine.journal import Origin, head, records
@@ -219,6 +220,17 @@ async def test_secrets_never_reach_log_summary_or_events(tmp_path: Path) -> None
     assert rows and secret not in repr(rows)
     logs = [p for name in ("out", "err") for p in done.files(name)]
     assert logs and not any(secret in p.read_text() for p in logs)
+
+
+async def test_only_a_failed_step_shows_its_log_in_git(tmp_path: Path) -> None:
+    done = await run_text(
+        tmp_path,
+        "steps: [{name: good, command: echo private}, {name: bad, command: 'echo why; exit 1'}]",
+    )
+    good, bad = summary.for_git(done.document)["steps"]
+    assert (good["log"]["tail"], good["log"]["bytes"]) == ("", len("private\n"))
+    assert bad["log"]["tail"] == "why"
+    assert done.step("good")["log"]["tail"] == "private"
 
 
 async def test_both_streams_are_one_log_in_the_order_written(tmp_path: Path) -> None:

@@ -9,11 +9,10 @@ nothing, and a refused push never fails a run.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
@@ -22,7 +21,7 @@ from runner.control.applied import Applied
 from runner.control.dashboard import Line, commit_message, latest_path, readme, run_path
 from runner.control.reporter import NotPaid
 from runner.engine import summary
-from runner.engine.history import History, HistoryError
+from runner.engine.history import History
 from storage import branch
 from storage.branch import Changes, TreeView
 from storage.mirror import GitError, Mirror, PushRefused
@@ -76,6 +75,7 @@ class Publisher:
     async def _publish(self, repository: str, told: Sequence[_Told]) -> None:
         site = self._sites[repository]
         latest = await self._latest(repository, site.applied(), told)
+        newest = [one for one in told if latest[one.row.workflow].run == one.row.run]
         files = _run_files(told)
         lines = [
             _line(workflow, latest.get(workflow), site=site)
@@ -84,7 +84,7 @@ class Publisher:
         page = readme(repository, lines).encode()
 
         def edit(tree: TreeView) -> Changes:
-            return {**files, **_latest_files(tree, latest), "README.md": page}
+            return {**files, **_latest_files(tree, newest), "README.md": page}
 
         try:
             commit = await asyncio.to_thread(
@@ -119,17 +119,11 @@ class Publisher:
 
     async def _latest(
         self, repository: str, applied: Applied, told: Sequence[_Told]
-    ) -> dict[str, _Told]:
+    ) -> dict[str, RunRow]:
         """Workflow → its newest final run, of those told now and those in force."""
-        known = {one.row.run: one for one in told}
-        latest: dict[str, _Told] = {}
-        for workflow in {*applied.workflows, *(one.row.workflow for one in told)}:
-            row = await self._store.latest_run(repository, workflow)
-            if row is None:
-                continue
-            with contextlib.suppress(HistoryError):  # it could never start: nothing to tell of it
-                latest[workflow] = known.get(row.run) or _Told(row, await self._document(row))
-        return latest
+        wanted = {*applied.workflows, *(one.row.workflow for one in told)}
+        rows = {w: await self._store.latest_run(repository, w) for w in wanted}
+        return {workflow: row for workflow, row in rows.items() if row is not None}
 
     async def _document(self, row: RunRow) -> dict[str, Any]:
         history = await History.read(self._store, row.run)
@@ -145,11 +139,12 @@ def _run_files(told: Sequence[_Told]) -> dict[str, bytes]:
     return files
 
 
-def _latest_files(tree: TreeView, latest: Mapping[str, _Told]) -> dict[str, bytes]:
-    """The `latest/` files that are new; one that is there and younger stays."""
+def _latest_files(tree: TreeView, newest: Iterable[_Told]) -> dict[str, bytes]:
+    """The `latest/` files of runs that are their workflow's newest here; one that is there and
+    younger (another publisher's) stays."""
     files: dict[str, bytes] = {}
-    for workflow, one in latest.items():
-        path = latest_path(workflow)
+    for one in newest:
+        path = latest_path(one.row.workflow)
         if not _is_younger(tree.read(path), than=one.document):
             files[path] = _json(one.document)
     return files
@@ -169,14 +164,14 @@ def _age(document: Mapping[str, Any]) -> tuple[datetime, str]:
     return datetime.fromisoformat(document["queued_at"]), str(document["run"])
 
 
-def _line(workflow: str, latest: _Told | None, *, site: Site) -> Line:
+def _line(workflow: str, row: RunRow | None, *, site: Site) -> Line:
     live = site.applied().workflows.get(workflow)
     name = live.entry.name if live is not None else workflow
     next_at = site.next_times().get(workflow)
     stale = live is not None and live.stale
-    if latest is None:
+    if row is None:
         return Line(workflow, name, next_at=next_at, stale=stale)
-    row = latest.row
+    took = row.finished_at - row.started_at if row.finished_at and row.started_at else None
     return Line(
         workflow,
         name,
@@ -184,7 +179,7 @@ def _line(workflow: str, latest: _Told | None, *, site: Site) -> Line:
         run=row.run,
         run_queued_at=row.queued_at,
         commit=row.commit,
-        duration_ms=latest.document.get("duration_ms"),
+        duration_ms=None if took is None else took // timedelta(milliseconds=1),
         next_at=next_at,
         stale=stale,
     )

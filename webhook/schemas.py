@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,6 +17,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from runner.language.model import Param
+from runner.language.params import NAME, from_arguments
 from storage.records import RepositoryRow, RunRow, TriggerRow
 
 RUN_STATUSES = (
@@ -30,7 +30,6 @@ RUN_STATUSES = (
     "cancelled",
     "skipped",
 )
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 class BadDocument(ValueError):
@@ -83,15 +82,12 @@ def _item(item: Any, *, place: str) -> Param:
             raise BadDocument(place, "an object in the list must have exactly one key")
         ((key, value),) = item.items()
         return _named(key, value, place=place)
-    text = _clean(text_of(item), place=place)
-    name, equals, value = text.partition("=")
-    if equals and _NAME.fullmatch(name):
-        return Param(name, value)
-    return Param(None, text)
+    (param,) = from_arguments([_clean(text_of(item), place=place)])
+    return param
 
 
 def _named(key: str, value: Any, *, place: str) -> Param:
-    if not _NAME.fullmatch(key):
+    if not NAME.fullmatch(key):
         raise BadDocument(
             place,
             "a parameter's name is made of letters, digits and _, and does not start with a digit",

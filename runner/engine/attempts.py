@@ -10,39 +10,25 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Generator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
-from runner.engine import plan, scope, summary, workspace
-from runner.engine.events import Ended, Event, LogDigest, OutputNote
+from runner.engine import findings, plan, scope, summary, workspace
+from runner.engine.events import Ended, Event, OutputNote
+from runner.engine.findings import Finding
 from runner.engine.history import History
 from runner.engine.journal import PARAMS, RUN_SCOPE
 from runner.engine.parts import Parts
 from runner.engine.scope import Evaluated, Evaluation, RunScope, StepTexts, Verdict
 from runner.engine.state import RunState, StepState
 from runner.executors.base import Outcome, Task
-from runner.language import conditions
 from runner.language.model import Step
-from runner.language.params import LONGEST_NAME, NAME
 from runner.triggers import Trigger
-from storage import logs
 from storage.mask import Mask, is_secret_name
 from storage.records import PutValues, Write
 
-QUICK_BYTES = 256 * 1024
 PREVIEW_CHARS = 200
 Visible = dict[str, tuple[int, int]]
 _OUT, _PREPARED = "out:", "prepared:"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What an attempt left behind: its log, the values it passes on, or what is wrong with them."""
-
-    log: LogDigest
-    outputs: tuple[tuple[str, str], ...] = ()
-    error: str = ""
-    matched: bool = False
 
 
 class Attempts:
@@ -364,46 +350,12 @@ class Attempts:
 
     # Ends
 
-    def reads_quickly(self, task: Task) -> bool:
-        """Whether reading what the attempt left takes no noticeable time."""
-        try:
-            return (task.folder / "out").stat().st_size < QUICK_BYTES
-        except OSError:
-            return True
-
     def findings(self, task: Task) -> Finding:
-        """Read an ended attempt's log and outputs. May run in a thread; raises nothing."""
+        """Read what an ended attempt left. May run in a thread; raises nothing."""
         step = self.state.steps[self.state.index[task.step]].step
-        out, err = task.folder / "out", task.folder / "err"
-        outputs: list[tuple[str, str]] = []
-        error = ""
-        try:
-            if step.output is not None:
-                outputs, error = self._output(step.output, out)
-            listed, problem = _listed_outputs(
-                task.folder / "outputs", limit=self._workflow.max_output_bytes
-            )
-            outputs += listed
-            mask = self.mask.plus([v for k, v in outputs if is_secret_name(k)])
-            digest = _digest(out, err if task.separate_streams else None, mask)
-            matched = any(
-                conditions.contains(p, text)
-                for p in step.continue_on.output
-                for text in (_text(out), _text(err))
-            )
-        except OSError as failure:
-            empty = LogDigest(0, 0, hashlib.sha256().hexdigest(), "")
-            return Finding(empty, error=f"the log could not be read: {failure}")
-        return Finding(digest, tuple(outputs), error or problem, matched)
-
-    def _output(self, name: str, out: Path) -> tuple[list[tuple[str, str]], str]:
-        limit = self._workflow.max_output_bytes
-        value = logs.read_output(out, limit_bytes=limit)
-        if value is None:
-            return [], f"output {name} is larger than maxOutputSize ({limit} bytes)"
-        if "\0" in value:
-            return [], f"output {name} holds a NUL byte, which no variable can hold"
-        return [(name, value)], ""
+        return findings.read(
+            task, step, limit_bytes=self._workflow.max_output_bytes, mask=self.mask
+        )
 
     def conclude(
         self, task: Task, outcome: Outcome, finding: Finding
@@ -464,56 +416,3 @@ def _read_apart(steps: tuple[Step, ...]) -> frozenset[str]:
         return frozenset()
     text = repr(steps)
     return frozenset(i for i in ids if f"{i}.std" in text)
-
-
-def _digest(out: Path, err: Path | None, mask: Mask) -> LogDigest:
-    size, lines, sha256, tail = logs.digest(out, mask=mask)
-    if err is None or not (err_size := err.stat().st_size if err.exists() else 0):
-        return LogDigest(size, lines, sha256, tail)
-    _, err_lines, err_sha256, err_tail = logs.digest(err, mask=mask)
-    both = hashlib.sha256(f"{sha256}{err_sha256}".encode()).hexdigest()
-    joined = "\n".join(t for t in (tail, err_tail) if t)
-    return LogDigest(size + err_size, lines + err_lines, both, joined[-2048:])
-
-
-def _text(path: Path) -> str:
-    """At most the first MiB of a stream."""
-    try:
-        with path.open("rb") as file:
-            return file.read(1024 * 1024).decode(errors="replace")
-    except FileNotFoundError:
-        return ""
-
-
-def _compact(value: object) -> str:
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
-
-
-def _listed_outputs(path: Path, *, limit: int) -> tuple[list[tuple[str, str]], str]:
-    """What a step wrote to DAG_RUN_OUTPUT_FILE: `NAME=value` lines or one JSON object."""
-    text = logs.read_output(path, limit_bytes=limit)
-    if text is None:
-        return [], f"DAG_RUN_OUTPUT_FILE is larger than maxOutputSize ({limit} bytes)"
-    pairs: list[tuple[str, str]] = []
-    if text.startswith("{"):
-        try:
-            found = json.loads(text)
-            pairs = [(k, v if isinstance(v, str) else _compact(v)) for k, v in found.items()]
-        except (ValueError, RecursionError) as error:
-            return [], f"DAG_RUN_OUTPUT_FILE is not valid JSON: {error}"
-        # an escape such as \ud83d without its other half is JSON, but no text
-        pairs = [(k, v.encode(errors="replace").decode()) for k, v in pairs]
-    else:
-        for number, line in enumerate(text.split("\n"), 1):
-            if not line.strip():
-                continue
-            name, equals, value = line.partition("=")
-            if not equals:
-                return [], f"DAG_RUN_OUTPUT_FILE, line {number}: expected NAME=value"
-            pairs.append((name.strip(), value.removesuffix("\r")))
-    for name, value in pairs:
-        if not NAME.fullmatch(name) or len(name) > LONGEST_NAME:
-            return [], f"DAG_RUN_OUTPUT_FILE: {name[:40]!r} is not a variable's name"
-        if "\0" in value:
-            return [], f"DAG_RUN_OUTPUT_FILE: {name} holds a NUL byte"
-    return pairs, ""

@@ -14,8 +14,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, assert_never
 
-from runner.engine import plan, scope
-from runner.engine.attempts import Attempts, Finding
+from runner.engine import findings, plan, scope
+from runner.engine.attempts import Attempts
 from runner.engine.evaluation import evaluate
 from runner.engine.events import (
     Ended,
@@ -26,6 +26,7 @@ from runner.engine.events import (
     Prepared,
     StopRequested,
 )
+from runner.engine.findings import Finding
 from runner.engine.history import History
 from runner.engine.journal import RUN_SCOPE, head, records
 from runner.engine.parts import Parts
@@ -240,7 +241,7 @@ class Supervisor:
 
     def _ended(self, task: Task, outcome: Outcome) -> None:
         """An attempt is over: read what it left, here if that is quick, else in a thread."""
-        if self._attempts.reads_quickly(task):
+        if findings.reads_quickly(task):
             self._concluded(task, outcome, self._attempts.findings(task))
             return
         reading = asyncio.get_running_loop().run_in_executor(None, self._attempts.findings, task)

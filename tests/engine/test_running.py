@@ -190,11 +190,11 @@ async def test_a_file_of_outputs_passes_values_on(tmp_path: Path) -> None:
         type: chain
         steps:
           - {name: a, command: 'printf "A=1\\nB=2\\n" >"$DAG_RUN_OUTPUT_FILE"'}
-          - {name: b, command: 'echo {\\"C\\": [3]} >"$DAG_RUN_OUTPUT_FILE"'}
-          - {name: c, command: 'echo $A $B $C'}
+          - {name: b, command: 'echo {\\"C\\": [3], \\"D\\": 0.80} >"$DAG_RUN_OUTPUT_FILE"'}
+          - {name: c, command: 'echo $A $B $C $D'}
         """,
     )
-    assert done.tail("c") == "1 2 [3]"
+    assert done.tail("c") == "1 2 [3] 0.80"
 
 
 async def test_secrets_never_reach_log_summary_or_events(tmp_path: Path) -> None:

@@ -1,0 +1,133 @@
+"""What an attempt left in its launch folder: its log, and the values that it passes on.
+
+Reads files that a step wrote and may have made anything of; what is wrong with them is said and
+never raised. Leaves what follows from it to the supervisor and the plan.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from runner.engine.events import LogDigest
+from runner.executors.base import Task
+from runner.language import conditions
+from runner.language.model import Step
+from runner.language.params import LONGEST_NAME, NAME
+from storage import logs
+from storage.mask import Mask, is_secret_name
+
+QUICK_BYTES = 256 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What an attempt left behind: its log, the values it passes on, or what is wrong with them."""
+
+    log: LogDigest
+    outputs: tuple[tuple[str, str], ...] = ()
+    error: str = ""
+    matched: bool = False
+
+
+def reads_quickly(task: Task) -> bool:
+    """Whether reading what the attempt left takes no noticeable time."""
+    try:
+        return (task.folder / "out").stat().st_size < QUICK_BYTES
+    except OSError:
+        return True
+
+
+def read(task: Task, step: Step, *, limit_bytes: int, mask: Mask) -> Finding:
+    """An ended attempt's log, scrubbed, and its outputs, each at most `limit_bytes`."""
+    out, err = task.folder / "out", task.folder / "err"
+    outputs: list[tuple[str, str]] = []
+    error = ""
+    try:
+        if step.output is not None:
+            outputs, error = _output(step.output, out, limit_bytes=limit_bytes)
+        listed, problem = _listed_outputs(task.folder / "outputs", limit=limit_bytes)
+        outputs += listed
+        matched = any(
+            conditions.contains(p, text)
+            for p in step.continue_on.output
+            for text in (_text(out), _text(err))
+        )
+        mask = mask.plus([v for k, v in outputs if is_secret_name(k)])
+        digest = _digest(out, err if task.separate_streams else None, mask)
+    except OSError as failure:
+        empty = LogDigest(0, 0, hashlib.sha256().hexdigest(), "")
+        return Finding(empty, error=f"the log could not be read: {failure}")
+    return Finding(digest, tuple(outputs), error or problem, matched)
+
+
+def _output(name: str, out: Path, *, limit_bytes: int) -> tuple[list[tuple[str, str]], str]:
+    value = logs.read_output(out, limit_bytes=limit_bytes)
+    if value is None:
+        return [], f"output {name} is larger than maxOutputSize ({limit_bytes} bytes)"
+    if "\0" in value:
+        return [], f"output {name} holds a NUL byte, which no variable can hold"
+    return [(name, value)], ""
+
+
+def _digest(out: Path, err: Path | None, mask: Mask) -> LogDigest:
+    size, lines, sha256, tail = logs.digest(out, mask=mask)
+    if err is None or not (err_size := err.stat().st_size if err.exists() else 0):
+        return LogDigest(size, lines, sha256, tail)
+    _, err_lines, err_sha256, err_tail = logs.digest(err, mask=mask)
+    both = hashlib.sha256(f"{sha256}{err_sha256}".encode()).hexdigest()
+    joined = "\n".join(t for t in (tail, err_tail) if t)
+    return LogDigest(size + err_size, lines + err_lines, both, joined[-2048:])
+
+
+def _text(path: Path) -> str:
+    """At most the first MiB of a stream."""
+    try:
+        with path.open("rb") as file:
+            return file.read(1024 * 1024).decode(errors="replace")
+    except FileNotFoundError:
+        return ""
+
+
+def _members(text: str) -> list[tuple[str, str]]:
+    """The members of a JSON object as texts: a number as it stands there, the rest compact."""
+    found, as_written = json.loads(text), json.loads(text, parse_float=str, parse_int=str)
+    pairs = []
+    for name, value in found.items():
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            value = as_written[name]
+        if not isinstance(value, str):
+            value = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+        pairs.append((name, value))
+    return pairs
+
+
+def _listed_outputs(path: Path, *, limit: int) -> tuple[list[tuple[str, str]], str]:
+    """What a step wrote to DAG_RUN_OUTPUT_FILE: `NAME=value` lines or one JSON object."""
+    text = logs.read_output(path, limit_bytes=limit)
+    if text is None:
+        return [], f"DAG_RUN_OUTPUT_FILE is larger than maxOutputSize ({limit} bytes)"
+    pairs: list[tuple[str, str]] = []
+    if text.startswith("{"):
+        try:
+            pairs = _members(text)
+        except (ValueError, RecursionError) as error:
+            return [], f"DAG_RUN_OUTPUT_FILE is not valid JSON: {error}"
+        # an escape such as \ud83d without its other half is JSON, but no text
+        pairs = [(k, v.encode(errors="replace").decode()) for k, v in pairs]
+    else:
+        for number, line in enumerate(text.split("\n"), 1):
+            if not line.strip():
+                continue
+            name, equals, value = line.partition("=")
+            if not equals:
+                return [], f"DAG_RUN_OUTPUT_FILE, line {number}: expected NAME=value"
+            pairs.append((name.strip(), value.removesuffix("\r")))
+    for name, value in pairs:
+        if not NAME.fullmatch(name) or len(name) > LONGEST_NAME:
+            return [], f"DAG_RUN_OUTPUT_FILE: {name[:40]!r} is not a variable's name"
+        if "\0" in value:
+            return [], f"DAG_RUN_OUTPUT_FILE: {name} holds a NUL byte"
+    return pairs, ""

@@ -276,7 +276,7 @@ class _Service:
     async def serve(self, listener: socket.socket) -> int:
         """Run until asked to stop; the exit code."""
         closing = asyncio.Event()
-        server = Server(web_config(create_app(self._doors(closing))))
+        server = Server(web_config(create_app(self._doors(closing))), closing=closing)
         with stop_signals() as stop:
             async with asyncio.TaskGroup() as group:
                 web = group.create_task(server.serve([listener]))

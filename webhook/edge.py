@@ -8,6 +8,7 @@ nothing, and the log gets the traceback.
 from __future__ import annotations
 
 import time
+from email.utils import formatdate
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
@@ -59,7 +60,9 @@ class Edge:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message).update(_HEADERS)
+                headers = MutableHeaders(scope=message)
+                headers.update(_HEADERS)
+                headers["Date"] = formatdate(usegmt=True)
             await send(message)
 
         try:

@@ -56,6 +56,10 @@ def _zone(value: str) -> str:
     return value
 
 
+# Steps and git start in other folders than the service.
+_FromHere = Annotated[Path, AfterValidator(Path.absolute)]
+
+
 class Settings(BaseModel):
     """Times in seconds, sizes in bytes."""
 
@@ -66,7 +70,7 @@ class Settings(BaseModel):
     branch: str | None = None  # None: the remote's HEAD
     watch: Annotated[tuple[str, ...], BeforeValidator(_words)] = ()
     path: Annotated[str, AfterValidator(_folder_in_repository)] = ".dagu"
-    data: Path
+    data: _FromHere
     host: str = "127.0.0.1"
     hosts: Annotated[tuple[str, ...], BeforeValidator(_words)] = ()  # further names it has
     port: int = Field(default=8080, ge=0, le=65535)
@@ -83,7 +87,7 @@ class Settings(BaseModel):
     hook_secret: SecretStr | None = None
     git_token: SecretStr | None = None
     git_username: str | None = None
-    ssh_key_file: Path | None = None
+    ssh_key_file: _FromHere | None = None
 
     @property
     def repository_name(self) -> str:

@@ -65,6 +65,16 @@ def test_a_relative_path_is_named_after_its_folder(
     assert found.repository_name == "ops"
 
 
+def test_folders_and_files_are_meant_from_where_the_service_is_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step's process starts in its workspace, where a relative data folder is another one."""
+    monkeypatch.chdir(tmp_path)
+    environ = {**HOME, "DAGMILL_SSH_KEY_FILE": "keys/id"}
+    found = settings.load({"repository": "x", "data": Path("data")}, environ=environ)
+    assert (found.data, found.ssh_key_file) == (tmp_path / "data", tmp_path / "keys/id")
+
+
 def test_a_step_inherits_a_short_list_and_what_pass_env_names() -> None:
     environ = {
         "PATH": "/bin",

@@ -141,7 +141,7 @@ def _state_folder(env: Mapping[str, str]) -> Path:
     """Where local runs are kept; those older than 30 days are deleted."""
     folder = Path(env.get("XDG_STATE_HOME") or "~/.local/state") / "dagmill" / "local"
     try:
-        folder = folder.expanduser()
+        folder = folder.expanduser().absolute()  # steps start in other folders
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     except (OSError, RuntimeError) as error:  # RuntimeError: this user has no home
         why = getattr(error, "strerror", None) or error

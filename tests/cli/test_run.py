@@ -54,6 +54,16 @@ def dagmill(
     )
 
 
+def test_a_relative_state_folder_is_meant_from_where_the_command_is_given(
+    tmp_path: Path, env: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    done = dagmill(workflow(tmp_path, TWO_STEPS), env={**env, "XDG_STATE_HOME": "state"})
+    assert done.returncode == 0, done.stdout
+    assert (tmp_path / "here/state/dagmill/local").is_dir()
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_stops_the_run_and_its_handlers_still_run(
     tmp_path: Path, env: dict[str, str], number: signal.Signals

@@ -47,6 +47,7 @@ from webhook.app import Doors, create_app
 
 CONNECT_TIMEOUT_S = 15
 IO_TIMEOUT_S = 60
+INSIST_S = 10  # for so long a second Ctrl-C can end what runs, which is else left alone
 FLUSH_S = 10  # what is owed at a stop is published for so long
 LARGEST_FILE = 1024 * 1024
 
@@ -73,8 +74,11 @@ class Announcer(Protocol):
 
     def applied(self, reconciled: Reconciled) -> None: ...
 
-    def stopping(self, running: int) -> None:
-        """`running` steps are alive and stay so; another Ctrl-C stops them."""
+    def hindered(self, problem: str) -> None:
+        """The repository could not be fetched, or what it holds does not take effect."""
+
+    def stopping(self, running: int, *, wait_s: float) -> None:
+        """`running` steps are alive and left so after `wait_s`; another Ctrl-C ends them."""
 
 
 def now() -> datetime:
@@ -242,6 +246,7 @@ class _Service:
             ticker=self._ticker,
             clock=now,
             announce=self._announcer.applied,
+            warn=self._announcer.hindered,
         )
 
     def _make_reporter(self) -> Reporter:
@@ -311,9 +316,12 @@ class _Service:
         """
         in_container = os.getpid() == 1
         running = self._engine.running_steps
-        self._announcer.stopping(running)
+        self._announcer.stopping(running, wait_s=INSIST_S if stop.by_a_person else 0)
         if in_container:
             await self._first(stop.insisted.wait(), self._engine.drain(self._settings.drain_s))
+        elif stop.by_a_person:
+            wait_s = INSIST_S if running else 0
+            await self._first(stop.insisted.wait(), self._engine.drain(wait_s))
         if in_container or stop.insisted.is_set():
             await self._stop_runs()
         await self._first(stop.insisted.wait(), self._flush())

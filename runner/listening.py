@@ -104,6 +104,11 @@ class Stop:
         self.insisted = asyncio.Event()
         self.code = 0
 
+    @property
+    def by_a_person(self) -> bool:
+        """Ctrl-C, not TERM: somebody is there to insist."""
+        return self.code != 0
+
     def on(self, number: signal.Signals) -> None:
         if self.asked.is_set() and number == signal.SIGINT:
             self.insisted.set()

@@ -72,7 +72,7 @@ def _too_large(limit_bytes: int) -> Problem:
         413,
         f"the body is larger than {limit_bytes} bytes",
         place="body",
-        remedy="send less; a hook's payload is only a hint, the repository is read with git",
+        remedy="send less (of a hook nothing is lost: the repository is polled)",
         # The rest of the body is not read, so the connection cannot carry another request.
         headers={"Connection": "close"},
     )

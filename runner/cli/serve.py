@@ -116,14 +116,20 @@ class Terminal:
                 click.echo(f"  {shown(str(problem))}")
         _say_list("kept at an older commit", [w for w, v in applied.workflows.items() if v.stale])
 
-    def stopping(self, running: int) -> None:
-        if running:
-            click.echo(
-                f"Stopping; {_count(running, 'step')} still running will be left alone. "
-                "Ctrl-C again ends them."
-            )
-        else:
+    def hindered(self, problem: str) -> None:
+        from runner.cli.terminal import shown
+
+        click.echo(f"{click.style('Problem:', fg='yellow')} {shown(problem)}")
+
+    def stopping(self, running: int, *, wait_s: float) -> None:
+        if not running:
             click.echo("Stopping; nothing is running.")
+            return
+        steps = f"{_count(running, 'step')} still running will be left alone"
+        if wait_s:
+            click.echo(f"Stopping; {steps} in {wait_s:g} s. Ctrl-C again ends them.")
+        else:
+            click.echo(f"Stopping; {steps}. Their processes end by themselves or by kill.")
 
 
 def _say_list(title: str, names: tuple[str, ...] | list[str]) -> None:

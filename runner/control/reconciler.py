@@ -83,7 +83,8 @@ class _Change:
 
 
 class Reconciler:
-    """One per repository. `branch` None: the remote's HEAD. `announce` hears what was applied."""
+    """One per repository. `branch` None: the remote's HEAD. `announce` hears what was applied,
+    `warn` once what keeps a look from taking effect."""
 
     def __init__(
         self,
@@ -100,6 +101,7 @@ class Reconciler:
         ticker: Ticker,
         clock: Callable[[], datetime],
         announce: Callable[[Reconciled], None] = lambda reconciled: None,
+        warn: Callable[[str], None] = lambda problem: None,
     ) -> None:
         self._store = store
         self._mirror = mirror
@@ -113,6 +115,7 @@ class Reconciler:
         self._ticker = ticker
         self._clock = clock
         self._announce = announce
+        self._warn = warn
         self._indexer = Indexer(store, mirror, folder=folder)
         self._pushes = Pushes(store, mirror, indexer=self._indexer, intake=intake)
         self._applied = Applied(repository, "")
@@ -189,6 +192,7 @@ class Reconciler:
         if problem != self._said:
             self._said = problem
             _log.warning("fetch_failed", repository=self._name, problem=problem)
+            self._warn(problem)
         row = await self._store.repository(self._name)
         if row is not None and row.problem != problem:
             await self._store.write(PutRepository(row._replace(problem=problem)))
@@ -304,6 +308,7 @@ class Reconciler:
     def _say_once(self, kept: str) -> None:
         if kept and kept != self._said:
             _log.warning("definitions_kept", repository=self._name, problem=kept)
+            self._warn(kept)
         self._said = kept
 
     async def _take_effect(self, change: _Change) -> None:

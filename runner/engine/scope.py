@@ -48,9 +48,6 @@ class Evaluated:
     stdout: str  # trimmed
 
 
-Evaluating = Generator[Evaluation, Evaluated, None]
-
-
 @dataclass(frozen=True, slots=True)
 class RunScope:
     """What belongs to the whole run, resolved once and kept: params and workflow-level env.

@@ -61,7 +61,6 @@ class RunStatus(StrEnum):
     SKIPPED = "skipped"
 
 
-ACTIVE = (RunStatus.RUNNING,)
 FINAL_STEP = frozenset(
     {StepStatus.SUCCEEDED, StepStatus.FAILED, StepStatus.CANCELLED, StepStatus.SKIPPED}
 )

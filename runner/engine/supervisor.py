@@ -55,14 +55,12 @@ class Supervisor:
         self._attempts = Attempts(
             history, state=self._state, parts=parts, folder=folder, workspace=workspace
         )
-        self._folder = folder
         self._workspace = workspace
         self._inbox: list[Fact] = []
         self._wake = asyncio.Event()
         self._executions: dict[str, Execution] = {}
         self._preparations: dict[str | None, asyncio.Task[None]] = {}
         self._held = 0  # slots taken for what runs or is being prepared
-        self._taken_up = False
 
     @property
     def running(self) -> int:

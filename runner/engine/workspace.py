@@ -10,13 +10,7 @@ import re
 import shutil
 from pathlib import Path
 
-from storage.store import StorageError
-
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
-
-
-class WorkspaceError(StorageError):
-    """The files of a run could not be put in place."""
 
 
 def run_folder(runs: Path, run: str) -> Path:

@@ -183,7 +183,7 @@ def _harmless(c: str) -> bool:
     code = ord(c)
     control = code < 0x20 or 0x7F <= code <= 0x9F
     hidden = 0x200B <= code <= 0x200F or 0x202A <= code <= 0x202E or 0x2060 <= code <= 0x206F
-    return not (control or hidden or code == 0xFEFF or 0xD800 <= code <= 0xDFFF)
+    return not (control or hidden or code in (0x61C, 0xFEFF) or 0xD800 <= code <= 0xDFFF)
 
 
 def fenced(text: str) -> list[str]:

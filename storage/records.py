@@ -172,6 +172,12 @@ class PutTrigger(NamedTuple):
     row: TriggerRow
 
 
+class NoteTrigger(NamedTuple):
+    """Keep the row unless its key is there already; then nothing changes."""
+
+    row: TriggerRow
+
+
 class Move(NamedTuple):
     """Conflict unless the stored n of the ref is `row.n - 1` (a ref never seen has 0)."""
 
@@ -260,6 +266,7 @@ Write = (
     | PutValues
     | PutSource
     | PutTrigger
+    | NoteTrigger
     | Move
     | PutRepository
     | RaiseApplied

@@ -162,6 +162,30 @@ def triggers(
     return [_trigger_row(row) for row in rows]
 
 
+def newest_keys(connection: sqlite3.Connection, prefixes: Sequence[str]) -> dict[str, str]:
+    found = {}
+    for prefix in prefixes:
+        # the first text that begins with no such prefix: a range of the primary key, not a LIKE
+        beyond = prefix[:-1] + chr(ord(prefix[-1]) + 1)
+        (key,) = connection.execute(
+            "SELECT max(key) FROM triggers WHERE key >= ? AND key < ?", (prefix, beyond)
+        ).fetchone()
+        if key is not None:
+            found[prefix] = key
+    return found
+
+
+def commits_in_use(connection: sqlite3.Connection, repository: str) -> frozenset[str]:
+    rows = connection.execute(
+        "SELECT commit_id FROM runs WHERE repository = ? AND status IN"
+        " ('queued', 'running', 'waiting')"
+        " UNION SELECT commit_id FROM owed JOIN runs ON runs.run = owed.key"
+        " WHERE owed.kind = 'cleanup' AND repository = ?",
+        (repository, repository),
+    )
+    return frozenset(commit for (commit,) in rows if commit)
+
+
 def refs(connection: sqlite3.Connection, repository: str) -> dict[str, RefRow]:
     rows = connection.execute(
         "SELECT ref, n, oid, seen_at FROM refs WHERE repository = ?", (repository,)

@@ -17,6 +17,7 @@ from storage.records import (
     DropDefinition,
     EventRecord,
     Move,
+    NoteTrigger,
     Owe,
     Pay,
     Postpone,
@@ -31,6 +32,7 @@ from storage.records import (
     RequireApplied,
     RequireRoom,
     RunRow,
+    TriggerRow,
     Write,
 )
 from storage.store import Busy, Conflict, Duplicate
@@ -199,7 +201,16 @@ def count_runs(
 
 
 def _put_trigger(connection: sqlite3.Connection, write: PutTrigger) -> None:
-    row = write.row
+    if not _insert_trigger(connection, write.row):
+        raise Duplicate(write.row.key)
+
+
+def _note_trigger(connection: sqlite3.Connection, write: NoteTrigger) -> None:
+    _insert_trigger(connection, write.row)
+
+
+def _insert_trigger(connection: sqlite3.Connection, row: TriggerRow) -> bool:
+    """False if its key is there already."""
     inserted = connection.execute(
         "INSERT INTO triggers (key, repository, workflow, at, verdict, run, cause)"
         " VALUES (?,?,?,?,?,?,?) ON CONFLICT DO NOTHING",
@@ -213,8 +224,7 @@ def _put_trigger(connection: sqlite3.Connection, write: PutTrigger) -> None:
             row.cause,
         ),
     ).rowcount
-    if not inserted:
-        raise Duplicate(row.key)
+    return bool(inserted)
 
 
 def _put_delivery(connection: sqlite3.Connection, write: PutDelivery) -> None:
@@ -374,6 +384,7 @@ _PERFORMERS: dict[type[Write], Callable[[sqlite3.Connection, Any], None]] = {
     PutValues: _put_values,
     PutSource: _put_source,
     PutTrigger: _put_trigger,
+    NoteTrigger: _note_trigger,
     Move: _move,
     PutRepository: _put_repository,
     RaiseApplied: _raise_applied,

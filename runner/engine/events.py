@@ -102,6 +102,17 @@ class Launched:
 
 
 @dataclass(frozen=True, slots=True)
+class LaunchVoided:
+    """A launch of an earlier process never began and never will; it used up no attempt."""
+
+    version: ClassVar[int] = 1
+    at: datetime
+    step: str
+    attempt: int
+    launch: str
+
+
+@dataclass(frozen=True, slots=True)
 class StopSent:
     """A signal is about to be sent to the step's process group."""
 
@@ -117,10 +128,11 @@ class Ended:
     """An attempt is over, or (launch "") could not be started.
 
     `reason` is "" for a success; `exit_code` None where nothing ran; `signal` the number of the
-    signal that ended it; `retryable` False where another attempt cannot help.
+    signal that ended it; `retryable` False where another attempt cannot help. `lost`: the machine
+    or the wrapper died under it, and nobody can know how it ended; `onLoss` says what follows.
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2  # 1 had no `lost`
     at: datetime
     step: str
     attempt: int
@@ -132,6 +144,7 @@ class Ended:
     output_matched: bool = False  # continueOn.output found
     log: LogDigest | None = None
     outputs: tuple[OutputNote, ...] = ()
+    lost: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +205,7 @@ Event = (
     | PreparationStarted
     | Prepared
     | Launched
+    | LaunchVoided
     | StopSent
     | Ended
     | Skipped

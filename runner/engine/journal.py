@@ -49,6 +49,7 @@ _TYPES: dict[str, type[Event]] = {
         ev.PreparationStarted,
         ev.Prepared,
         ev.Launched,
+        ev.LaunchVoided,
         ev.StopSent,
         ev.Ended,
         ev.Skipped,

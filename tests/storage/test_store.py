@@ -22,6 +22,7 @@ from storage.records import (
     EntryRow,
     EventRecord,
     Move,
+    NoteTrigger,
     Owe,
     OwedRow,
     Pay,
@@ -459,6 +460,36 @@ async def test_a_source_is_kept_as_it_came_first(store: Store) -> None:
 
 
 # Triggers and deliveries
+
+
+async def test_a_note_leaves_a_trigger_that_is_there_as_it_is(store: Store, other: Store) -> None:
+    fired = trigger("tick:ops:etl:start:2026-03-01T12:00Z")
+    await store.write(PutTrigger(fired))
+    missed = trigger("missed:ops:etl:2026-03-01T12:01Z", verdict="missed")
+    await other.write(NoteTrigger(fired._replace(verdict="missed")), NoteTrigger(missed))
+    assert await store.trigger(fired.key) == fired
+    assert await store.trigger(missed.key) == missed
+
+
+async def test_the_greatest_key_of_each_prefix_is_found(store: Store, other: Store) -> None:
+    for key in ("tick:ops:w:start:1", "tick:ops:w:start:2", "tick:ops:wx:start:9"):
+        await store.write(PutTrigger(trigger(key)))
+    found = await other.newest_keys(["tick:ops:w:", "tick:ops:v:", "tick:ops:wx:"])
+    assert found == {"tick:ops:w:": "tick:ops:w:start:2", "tick:ops:wx:": "tick:ops:wx:start:9"}
+
+
+async def test_commits_are_in_use_until_their_runs_are_cleaned_up(
+    store: Store, other: Store
+) -> None:
+    await add_run(store, head("r1", status="running", commit="a"))
+    await add_run(store, head("r2", status="queued", commit="b"))
+    await add_run(store, head("r3", status="failed", commit="c"))
+    await add_run(store, head("r4", status="failed", commit="d"))
+    await store.write(Owe("cleanup", "r3", NOON + SECOND))
+    assert await other.commits_in_use("ops") == {"a", "b", "c"}
+    await store.write(Pay("cleanup", "r3", 1))
+    assert await other.commits_in_use("ops") == {"a", "b"}
+    assert await other.commits_in_use("elsewhere") == frozenset()
 
 
 async def test_triggers_are_newest_first(store: Store) -> None:

@@ -225,7 +225,6 @@ class _Service:
             clock=now,
             zone=self._settings.timezone,
             grace_s=self._settings.tick_grace_s,
-            abandoned=lambda workflow: self._admission.abandoned(self._name, workflow),
         )
 
     def _make_reconciler(self) -> Reconciler:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from datetime import datetime
 
@@ -26,12 +25,6 @@ _LOW_DISK_RETRY_S = 60.0
 _log = structlog.get_logger(__name__)
 
 Queue = tuple[str, str]  # repository, workflow
-
-
-def room(max_active_runs: int, *, abandoned: int) -> int:
-    """The limit for `started_writes`: runs that an earlier process left running never end, so
-    they take no place. 0 stays "no limit"."""
-    return max_active_runs + abandoned if max_active_runs else 0
 
 
 class Admission:
@@ -58,25 +51,21 @@ class Admission:
         self._min_free_bytes = min_free_bytes
         self._queues: dict[Queue, None] = {}  # those that may have queued runs, in order of arrival
         self._limits: dict[str, int] = {}  # of runs that wait: maxActiveRuns of their definitions
-        self._abandoned: Counter[Queue] = Counter()
         self._low_disk = False
         self._closed = False
         self._wake = asyncio.Event()
 
     async def restore(self) -> int:
-        """Find what an earlier process left queued or running; the number of runs that it left
-        running. These cannot be taken up again yet: their rows stay as they are."""
+        """Take up what an earlier process left queued or running; the number of the latter."""
+        resumed = 0
         async for row in self._pages("running"):
-            self._abandoned[row.repository, row.workflow] += 1
-            _log.warning("run_not_resumed", run=row.run, workflow=row.workflow, status=row.status)
+            resumed += 1
+            _log.info("run_resumed", run=row.run, workflow=row.workflow, commit=row.commit)
+            self._supervise(row.run)
         async for row in self._pages("queued"):
             self._queues[row.repository, row.workflow] = None
         self._wake.set()
-        return self._abandoned.total()
-
-    def abandoned(self, repository: str, workflow: str) -> int:
-        """Unfinished runs that no process takes care of."""
-        return self._abandoned[repository, workflow]
+        return resumed
 
     def queued(self, repository: str, workflow: str) -> None:
         """A run of the workflow was queued."""
@@ -167,7 +156,7 @@ class Admission:
         if row.run not in self._limits:
             history = await History.read(self._store, row.run)
             self._limits[row.run] = history.workflow.max_active_runs
-        return room(self._limits[row.run], abandoned=self._abandoned[row.repository, row.workflow])
+        return self._limits[row.run]
 
     def _disk_is_low(self) -> bool:
         free = self._free_bytes()

@@ -55,8 +55,7 @@ class ScheduleLine:
 
 
 class Ticker:
-    """One per repository. `abandoned(workflow)` counts the unfinished runs that an earlier process
-    left behind: they never end and must not block a schedule."""
+    """One per repository."""
 
     def __init__(
         self,
@@ -66,14 +65,12 @@ class Ticker:
         clock: Callable[[], datetime],
         zone: str,
         grace_s: float,
-        abandoned: Callable[[str], int],
     ) -> None:
         self._store = store
         self._intake = intake
         self._clock = clock
         self._zone = zone
         self._grace = timedelta(seconds=grace_s)
-        self._abandoned = abandoned
         self._applied = Applied("", "")
         self._next: dict[Timer, datetime] = {}
         self._heap: list[tuple[datetime, int, Timer]] = []
@@ -215,9 +212,9 @@ class Ticker:
         with contextlib.suppress(Duplicate, Conflict):
             await self._store.write(require, row)
 
-    def _room(self, definition: Definition) -> RequireRoom:
-        limit = 1 + self._abandoned(definition.workflow)
-        return RequireRoom(definition.repository, definition.workflow, UNFINISHED, limit)
+    @staticmethod
+    def _room(definition: Definition) -> RequireRoom:
+        return RequireRoom(definition.repository, definition.workflow, UNFINISHED, 1)
 
     def _trigger(self, timer: Timer, slot: datetime, *, at: datetime, repository: str) -> Trigger:
         zone = timer.zone or self._zone

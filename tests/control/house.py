@@ -76,7 +76,6 @@ class House:
             clock=self.clock,
             zone="UTC",
             grace_s=self.grace_s,
-            abandoned=lambda workflow: self.admission.abandoned("ops", workflow),
         )
         self.reconciler = Reconciler(
             self.store,

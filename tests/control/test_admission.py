@@ -6,10 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import pytest
 from house import House
-
-from runner.control.admission import room
 
 ONE = 'steps: [{command: "true"}]\n'
 
@@ -31,13 +28,6 @@ async def queue(house: House, workflow: str, number: int) -> list[str]:
     return runs
 
 
-@pytest.mark.parametrize(("limit", "abandoned", "expected"), [(1, 0, 1), (1, 2, 3), (0, 2, 0)])
-def test_runs_that_nobody_takes_care_of_take_no_place(
-    limit: int, abandoned: int, expected: int
-) -> None:
-    assert room(limit, abandoned=abandoned) == expected
-
-
 async def test_the_oldest_starts_and_the_next_when_it_has_ended(house: House) -> None:
     await house.push(a=ONE)
     runs = await queue(house, "a", 3)
@@ -56,21 +46,19 @@ async def test_max_active_runs_are_admitted_at_once(house: House) -> None:
     assert sorted(house.started) == sorted([*two[:2], *all_of_it])
 
 
-async def test_a_restart_admits_what_was_queued_despite_what_was_left_running(
-    house: House,
-) -> None:
+async def test_a_restart_takes_up_what_was_running_and_then_what_was_queued(house: House) -> None:
     await house.push(a=ONE)
     runs = await queue(house, "a", 2)
     async with admitting(house):
         await house.until(lambda: house.started == runs[:1], "runs")
+    house.started.clear()
     house.build()
     await house.reconciler.restore()
     assert await house.admission.restore() == 1
     async with admitting(house):
+        assert house.started == runs[:1]
+        await house.finish(runs[0])
         await house.until(lambda: house.started == runs, "runs")
-    left = await house.store.run(runs[0])
-    assert left is not None
-    assert left.status == "running"
 
 
 async def test_a_run_whose_definition_cannot_be_read_fails_and_blocks_nobody(

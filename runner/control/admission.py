@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import datetime
 
 import structlog
 
 from runner.engine import journal
 from runner.engine.history import History, HistoryError
-from storage.records import RunRow
+from runner.engine.state import RunStatus
+from storage.records import RunRow, Write
 from storage.store import Busy, Conflict, Store
 
 _PAGE = 200
@@ -28,8 +29,9 @@ Queue = tuple[str, str]  # repository, workflow
 
 
 class Admission:
-    """One for the service. `supervise(run)` takes up an admitted run; `free_bytes()` is what is
-    left on the data folder's disk, below `min_free_bytes` nothing starts."""
+    """One for the service. `supervise(run)` takes up an admitted run, `owes(row)` is what a final
+    one owes; `free_bytes()` is what is left on the data folder's disk, below `min_free_bytes`
+    nothing starts."""
 
     def __init__(
         self,
@@ -41,6 +43,7 @@ class Admission:
         host: str,
         free_bytes: Callable[[], int],
         min_free_bytes: int,
+        owes: Callable[[RunRow], Sequence[Write]] = lambda _: (),
     ) -> None:
         self._store = store
         self._supervise = supervise
@@ -49,6 +52,7 @@ class Admission:
         self._host = host
         self._free_bytes = free_bytes
         self._min_free_bytes = min_free_bytes
+        self._owes = owes
         self._queues: dict[Queue, None] = {}  # those that may have queued runs, in order of arrival
         self._limits: dict[str, int] = {}  # of runs that wait: maxActiveRuns of their definitions
         self._low_disk = False
@@ -148,8 +152,10 @@ class Admission:
     async def _give_up(self, row: RunRow, problem: str) -> None:
         """Fail a run whose kept definition cannot be read: left alone it would block its queue."""
         _log.error("run_not_admitted", run=row.run, workflow=row.workflow, problem=problem)
+        at = self._clock()
+        owed = self._owes(row._replace(status=RunStatus.FAILED, finished_at=at))
         with contextlib.suppress(Conflict):
-            await self._store.write(*journal.given_up_writes(row, at=self._clock(), reason=problem))
+            await self._store.write(*journal.given_up_writes(row, at=at, reason=problem), *owed)
 
     async def _limit(self, row: RunRow) -> int:
         """How many runs of its workflow may be active when this one starts; 0: no limit."""

@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from runner.engine import findings, plan, scope, summary, workspace
-from runner.engine.events import Ended, Event, OutputNote
+from runner.engine.events import Ended, Event, Launched, OutputNote
 from runner.engine.findings import Finding
 from runner.engine.history import History
 from runner.engine.journal import PARAMS, RUN_SCOPE
 from runner.engine.parts import Parts
 from runner.engine.scope import Evaluated, Evaluation, RunScope, StepTexts, Verdict
-from runner.engine.state import RunState, StepState
-from runner.executors.base import Outcome, Task
+from runner.engine.state import RunState, StepState, StepStatus
+from runner.executors.base import Earlier, Outcome, Task
 from runner.language.model import Step
 from runner.triggers import Trigger
 from storage.mask import Mask, is_secret_name
@@ -320,6 +321,42 @@ class Attempts:
             self._run, step, attempt, launch, folder, cwd, line.env, argv, line.script, separate
         )
 
+    def earlier_task(self, at: StepState) -> Task:
+        """The attempt that an earlier process launched last, as far as its end needs it."""
+        with suppress(scope.ScopeError):  # it was known when it was launched
+            self._note_secrets(self._texts(at, self._step_refs, {}))
+        folder = self._launch_folder(at, at.attempt, at.launch)
+        return Task(
+            self._run,
+            at.step.name,
+            at.attempt,
+            at.launch,
+            folder,
+            self._workspace,
+            {},
+            (),
+            separate_streams=self._separate(at.step),
+        )
+
+    def recall(self, launches: Iterable[Launched], *, boot_id: str) -> None:
+        """Find what ended launches of earlier processes left running."""
+        for launched in launches:
+            at = self.state.steps[self.state.index[launched.step]]
+            if at.status is StepStatus.RUNNING and at.launch == launched.launch:
+                continue
+            folder = self._launch_folder(at, launched.attempt, launched.launch)
+            same_boot = launched.boot_id == boot_id
+            self._parts.executors["command"].recall(Earlier(self._run, folder, same_boot))
+
+    def mend_files(self) -> None:
+        """Write again what a loss of power may have taken. Raises OSError."""
+        self.lay_out()
+        for at in self.state.steps:
+            for note in at.outputs:
+                path = Path(self._values[_OUT + at.step.name, note.name + "_FILE"])
+                if not path.exists() or path.stat().st_size != note.size_bytes:
+                    path.write_text(self._values[_OUT + at.step.name, note.name])
+
     def _texts(
         self, at: StepState, refs: dict[str, dict[str, str]], more: dict[str, str]
     ) -> StepTexts:
@@ -367,7 +404,8 @@ class Attempts:
         values = self._keep_outputs(task, finding.outputs)
         self._refer(at.step, task.launch, task.attempt, outcome.exit_code)
         event = Ended(
-            at=outcome.at,
+            # a file's time, where an earlier process launched it, and the clock may have been set
+            at=max(outcome.at, at.attempt_started_at or outcome.at),
             step=task.step,
             attempt=task.attempt,
             launch=task.launch,
@@ -379,6 +417,7 @@ class Attempts:
             output_matched=finding.matched,
             log=finding.log,
             outputs=tuple(self._note(name, value) for name, value in finding.outputs),
+            lost=plan.is_lost(at, unknown=outcome.lost),
         )
         return event, (PutValues(self._run, values),) if values else ()
 
@@ -402,8 +441,12 @@ class Attempts:
         preview = "***" if is_secret_name(name) else self.mask.text(value)[:PREVIEW_CHARS]
         return OutputNote(name, len(data), hashlib.sha256(data).hexdigest(), preview)
 
+    def has_left_behind(self) -> bool:
+        """Whether ended steps left something running."""
+        return self._parts.executors["command"].has_left_behind(self._run)
+
     async def end_left_behind(self) -> None:
-        """End what the run's steps left running, as the run is over."""
+        """End what the run's steps left running, as the run is about to be over."""
         await self._parts.executors["command"].end_left_behind(
             self._run, grace_s=self._workflow.max_clean_up_s
         )

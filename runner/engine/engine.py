@@ -13,15 +13,18 @@ from datetime import datetime
 from pathlib import Path
 
 from runner.engine import workspace
-from runner.engine.history import History
+from runner.engine.history import History, HistoryError
+from runner.engine.journal import UnreadableRecord, given_up_writes
 from runner.engine.parts import Checkout, Observer, Parts, Slots
 from runner.engine.state import RunStatus
 from runner.engine.supervisor import Supervisor
 from runner.executors import registry
 from storage.mask import Mask
 from storage.records import RunRow, Write
-from storage.store import Store
+from storage.store import Conflict, Store
 
+FIRST_WAIT_S = 1.0  # before a run whose supervisor failed is taken up again; doubled each time
+LONGEST_WAIT_S = 300.0
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -102,17 +105,41 @@ class Engine:
         self._group.create_task(self._guarded(run), name=f"run {run}")
 
     async def _guarded(self, run: str) -> None:
+        """Supervise a run; if that fails, take it up again like a run of an earlier process."""
         import structlog  # here: it loads rich, and `dagmill run` never comes this way
 
         log = structlog.get_logger(__name__)
-        try:
-            row = await self.complete(run)
-        except Exception:
-            # the loop's edge: one run that cannot go on must not take the others with it
-            log.exception("run_abandoned", run=run)
-        else:
-            facts = {"status": row.status, "reason": row.reason}
-            log.info("run_finished", run=run, workflow=row.workflow, **facts)
+        wait_s = FIRST_WAIT_S
+        while True:
+            try:
+                row = await self.complete(run)
+            except (HistoryError, UnreadableRecord) as error:
+                await self._give_up(run, error)
+                return
+            except Exception:
+                # the loop's edge: one run that cannot go on must not take the others with it
+                log.exception("run_crashed", run=run, retry_s=wait_s)
+                await asyncio.sleep(wait_s)
+                wait_s = min(2 * wait_s, LONGEST_WAIT_S)
+            else:
+                facts = {"status": row.status, "reason": row.reason}
+                log.info("run_finished", run=run, workflow=row.workflow, **facts)
+                return
+
+    async def _give_up(self, run: str, error: Exception) -> None:
+        """Fail a run whose facts or definition cannot be read: left alone it would hold a place of
+        its workflow for ever. What a newer version wrote is left to that version."""
+        import structlog
+
+        log = structlog.get_logger(__name__)
+        log.error("run_not_resumed", run=run, problem=str(error))
+        row = None if isinstance(error, UnreadableRecord) else await self._parts.store.run(run)
+        if row is not None and row.finished_at is None:
+            at = self._parts.clock()
+            writes = given_up_writes(row, at=at, reason=str(error))
+            owed = self._parts.owes(row._replace(status=RunStatus.FAILED, finished_at=at))
+            with suppress(Conflict):
+                await self._parts.store.write(*writes, *owed)
 
     async def complete(self, run: str) -> RunRow:
         """Supervise a run to its end in the caller's own task and return its final head."""
@@ -130,9 +157,6 @@ class Engine:
             del self._supervisors[run]
             if not self._supervisors:
                 self._idle.set()
-        if self._parts.checkout is not None and row.status != RunStatus.FAILED:
-            # a failed run's files are kept for whoever looks into it
-            await asyncio.to_thread(workspace.remove, place)
         return row
 
     def stop(self, run: str, by: str) -> bool:
@@ -149,8 +173,33 @@ class Engine:
         return self._parts.mask if supervisor is None else supervisor.mask
 
     def close(self) -> None:
-        """Take no further run up; those that are here go on."""
+        """Take no further run up, and launch no further step of those that are here."""
         self._closed = True
+        self._parts.slots.close()
+
+    async def end_runs(self, by: str, *, timeout_s: float) -> None:
+        """Stop all runs, handlers included; those that take longer are killed."""
+        self._parts.slots.open()  # for handlers
+        for _ in range(2):  # a second request kills
+            for run in self.supervised:
+                self.stop(run, by)
+            if await self.drain(timeout_s):
+                return
+
+    async def end_steps(self, *, timeout_s: float) -> None:
+        """End the running steps but not their runs, which a later start goes on with."""
+        for kill in (False, True):
+            for supervisor in self._supervisors.values():
+                supervisor.interrupt(kill=kill)
+            if await self.until_idle(timeout_s):
+                return
+
+    async def until_idle(self, timeout_s: float) -> bool:
+        """Wait until no step runs. False: some still did when the time was over."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._parts.slots.idle.wait()
+        return self._parts.slots.idle.is_set()
 
     async def drain(self, timeout_s: float) -> bool:
         """Wait until no run is left. False: some still were when the time was over."""

@@ -17,11 +17,13 @@ from runner.engine.scope import Evaluated, Evaluation, ScopeError
 
 EVALUATION_TIMEOUT_S = 300.0
 LARGEST_RESULT = 1024 * 1024
+_MARK = "DAGMILL__EVALUATION"
 
 
-async def evaluate(wanted: Evaluation, *, cwd: Path) -> Evaluated:
+async def evaluate(wanted: Evaluation, *, cwd: Path, mark: str) -> Evaluated:
     """Run one evaluation. Raises ScopeError if it cannot start, takes over 300 s or prints over
-    1 MiB."""
+    1 MiB. `mark` stands in the environment of all that it starts, so that they are found again if
+    this process does not live to end them."""
     # a file and no pipe: a background child that keeps the pipe open would hold us up
     with tempfile.TemporaryFile() as out:
         try:
@@ -31,7 +33,7 @@ async def evaluate(wanted: Evaluation, *, cwd: Path) -> Evaluated:
                 stdout=out,
                 stderr=asyncio.subprocess.DEVNULL,
                 cwd=cwd,
-                env=wanted.env,
+                env={**wanted.env, _MARK: mark},
                 start_new_session=True,
             )
         except (OSError, ValueError) as error:
@@ -50,3 +52,19 @@ async def evaluate(wanted: Evaluation, *, cwd: Path) -> Evaluated:
         out.seek(0)
         text = out.read().decode(errors="replace").strip()
     return Evaluated(code, text)
+
+
+def end_evaluations(mark: str) -> None:
+    """Kill what is left of the evaluations of an earlier process that had this mark. Reads all of
+    /proc: only for what was under way when that process died."""
+    wanted = f"{_MARK}={mark}".encode()
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        with suppress(OSError):
+            pidfd = os.pidfd_open(int(entry.name))
+            try:
+                if wanted in (entry / "environ").read_bytes().split(b"\0"):
+                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            finally:
+                os.close(pidfd)

@@ -5,6 +5,7 @@ Holds references and the count of process slots; decides nothing.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -25,18 +26,43 @@ Observer = Callable[[RunState, Sequence[Event]], None]
 
 class Slots:
     """How many processes may run at once, over all runs. Callers that find none free are told
-    when some are, in the order in which they asked."""
+    when some are, in the order in which they asked. `idle` is set while none is taken."""
 
     def __init__(self, limit: int) -> None:
-        self.free = limit
+        self._free = limit
+        self._taken = 0
+        self._closed = False
         self._waiting: dict[Callable[[], None], None] = {}
+        self.idle = asyncio.Event()
+        self.idle.set()
+
+    @property
+    def room(self) -> int:
+        """How many more processes may be started now."""
+        return 0 if self._closed else self._free
 
     def take(self) -> None:
-        self.free -= 1
+        self._free -= 1
+        self._taken += 1
+        self.idle.clear()
 
     def give(self, count: int = 1) -> None:
-        self.free += count
-        for callback in list(self._waiting)[: max(0, self.free)]:
+        self._free += count
+        self._taken -= count
+        if not self._taken:
+            self.idle.set()
+        self._tell()
+
+    def close(self) -> None:
+        """Nothing more is started; what runs goes on."""
+        self._closed = True
+
+    def open(self) -> None:
+        self._closed = False
+        self._tell()
+
+    def _tell(self) -> None:
+        for callback in list(self._waiting)[: max(0, self.room)]:
             del self._waiting[callback]
             callback()
 

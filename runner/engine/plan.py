@@ -33,6 +33,7 @@ from runner.engine.state import (
 )
 
 SIGTERM = 15
+SERVICE_STOPPED = "lost: stopped with the service"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +98,26 @@ def next_due(state: RunState) -> datetime | None:
         *(at for at, _ in state.retries[:1]),
     ]
     return min(dues, default=None)
+
+
+def interruptions(state: RunState, now: datetime, *, kill: bool) -> list[Stop]:
+    """What ends the running steps because their machine goes away: the run itself is not stopped,
+    a later start goes on with it."""
+    wanted: list[Stop] = []
+    for i in state.running:
+        step = state.steps[i]
+        if step.status is not StepStatus.RUNNING or step.stop_signal_sent == SIGKILL:
+            continue
+        if kill or step.stop_signal_sent is None:
+            signal = SIGKILL if kill else _stop_signal(step)
+            wanted.append(_stop(step, now, signal=signal, reason=SERVICE_STOPPED))
+    return wanted
+
+
+def is_lost(step: StepState, *, unknown: bool) -> bool:
+    """Whether an attempt that has ended counts as lost. `unknown`: its end could not be observed;
+    where it was told to stop for a reason of its own, that reason stands."""
+    return step.stop_reason == SERVICE_STOPPED or (unknown and not step.stop_reason)
 
 
 def failure(step: StepState, *, exit_code: int | None, signal: int | None, error: str) -> str:

@@ -22,6 +22,7 @@ from runner.engine.events import (
     Event,
     Finished,
     Launched,
+    LaunchVoided,
     LogDigest,
     OutputNote,
     PreparationStarted,
@@ -39,6 +40,7 @@ from runner.language.model import Step, Workflow
 HANDLER_TIMEOUT_S = 600.0
 SIGKILL = 9  # pure: the number, not the module `signal`
 RUN_STOPPED = "run stopped"  # the StopSent reason that makes a step cancelled and not failed
+MOST_LOSSES = 10  # a step that takes its machine down each time must not do so for ever
 
 
 class StepStatus(StrEnum):
@@ -94,9 +96,12 @@ class StepState:
     block: Block = Block.NONE
     attempt: int = 0
     launch: str = ""
+    boot_id: str = ""  # of the boot that the launch belongs to
     stop_signal_sent: int | None = None
     stop_reason: str = ""
     tolerated: bool = False
+    lost: bool = False  # nobody can know how the last attempt ended
+    losses: int = 0  # attempts that ended so; they use up no retry
     reason: str = ""
     exit_code: int | None = None
     signal: int | None = None
@@ -237,6 +242,8 @@ def apply(state: RunState, event: Event) -> None:
             _prepared(state, event)
         case Launched():
             _launched(state, event)
+        case LaunchVoided():
+            _launch_voided(state, event)
         case StopSent():
             _stop_sent(state, event)
         case Ended():
@@ -313,7 +320,7 @@ def _launched(state: RunState, event: Launched) -> None:
     state.pending.pop(step.index, None)
     step.status = StepStatus.RUNNING
     step.attempt = event.attempt
-    step.launch = event.launch
+    step.launch, step.boot_id = event.launch, event.boot_id
     step.stop_signal_sent, step.stop_reason = None, ""
     step.started_at = step.started_at or event.at
     step.attempt_started_at = event.at
@@ -325,6 +332,22 @@ def _launched(state: RunState, event: Launched) -> None:
     if timeout_s is not None:
         at = event.at + timedelta(seconds=timeout_s)
         heappush(state.deadlines, Deadline(at, DeadlineKind.STEP_TIMEOUT, step.index, event.launch))
+
+
+def _launch_voided(state: RunState, event: LaunchVoided) -> None:
+    """As if the launch had not been: the step waits where it waited before."""
+    step = state.steps[state.index[event.step]]
+    state.running.pop(step.index, None)
+    step.attempt -= 1
+    step.launch, step.attempt_started_at = "", None
+    if step.attempt:
+        step.status, step.due = StepStatus.RETRYING, event.at
+        heappush(state.retries, (event.at, step.index))
+        return
+    step.status, step.started_at = StepStatus.PENDING, None
+    if step.index < state.first_handler:
+        state.pending[step.index] = None
+    heappush(state.ready, step.index)
 
 
 def _leave_ready(state: RunState, step: StepState) -> None:
@@ -357,11 +380,13 @@ def _ended(state: RunState, event: Ended) -> None:
     step.exit_code, step.signal = event.exit_code, event.signal
     step.reason, step.log, step.outputs = event.reason, event.log, event.outputs
     step.ended_at = event.at
+    step.lost = event.lost
+    step.losses += event.lost
     if not event.reason:
         _become(state, step, StepStatus.SUCCEEDED, event.at)
     elif _retries_again(state, step, event):
         step.status = StepStatus.RETRYING
-        step.due = event.at + timedelta(seconds=_retry_wait_s(step))
+        step.due = event.at + timedelta(seconds=0 if event.lost else _retry_wait_s(step))
         heappush(state.retries, (step.due, step.index))
     elif step.stop_reason == RUN_STOPPED:
         _become(state, step, StepStatus.CANCELLED, event.at)
@@ -383,9 +408,11 @@ def _fail(state: RunState, step: StepState, event: Ended) -> None:
 
 def _retries_again(state: RunState, step: StepState, event: Ended) -> bool:
     policy = step.step.retry
-    if policy is None or not event.retryable or step.attempt > policy.limit:
-        return False
     if step.stop_reason == RUN_STOPPED or (step.index < state.first_handler and state.stopping):
+        return False
+    if event.lost:
+        return step.step.retry_on_loss and step.losses <= MOST_LOSSES
+    if policy is None or not event.retryable or step.attempt - step.losses > policy.limit:
         return False
     if not policy.exit_codes:
         return True
@@ -398,7 +425,7 @@ def _retry_wait_s(step: StepState) -> float:
     if policy is None:
         return 0.0
     # the exponent is capped: 2.0**1024 is an OverflowError
-    wait_s = policy.interval_s * policy.factor ** min(step.attempt - 1, 64)
+    wait_s = policy.interval_s * policy.factor ** min(step.attempt - step.losses - 1, 64)
     return min(wait_s, policy.max_interval_s if policy.max_interval_s is not None else 86_400.0 * 7)
 
 
@@ -487,7 +514,7 @@ def _drop_void(state: RunState) -> None:
 
 def _void(state: RunState, deadline: Deadline) -> bool:
     if deadline.kind is DeadlineKind.RUN_TIMEOUT:
-        return state.timed_out is not None or state.outcome is not None
+        return state.timed_out is not None or state.outcome is not None or state.open == 0
     step = state.steps[deadline.index]
     if step.status is not StepStatus.RUNNING or step.launch != deadline.launch:
         return True

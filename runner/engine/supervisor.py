@@ -12,32 +12,34 @@ import secrets
 from collections.abc import Callable, Generator
 from datetime import datetime
 from pathlib import Path
-from typing import Any, assert_never
+from typing import Any, Literal, assert_never
 
-from runner.engine import findings, plan, scope
+from runner.engine import findings, plan, scope, workspace
 from runner.engine.attempts import Attempts
-from runner.engine.evaluation import evaluate
+from runner.engine.evaluation import end_evaluations, evaluate
 from runner.engine.events import (
     Ended,
     Event,
     Finished,
     Launched,
+    LaunchVoided,
     PreparationStarted,
     Prepared,
     StopRequested,
 )
 from runner.engine.findings import Finding
-from runner.engine.history import History
+from runner.engine.history import History, HistoryError
 from runner.engine.journal import RUN_SCOPE, head, records
 from runner.engine.parts import Parts
 from runner.engine.scope import Evaluated, Evaluation, RunScope, ScopeError, Verdict
-from runner.engine.state import apply, fold
-from runner.executors.base import Execution, Outcome, Task
+from runner.engine.state import SIGKILL, Preparation, StepState, StepStatus, apply, fold
+from runner.executors.base import Earlier, Execution, Outcome, Task, Void
 from storage.mask import Mask
 from storage.records import PutValues, RunRow, Write
 from storage.store import Conflict, StorageError
 
 STORE_RETRY_S = 1.0
+BEFORE_PREPARATION = 2  # a run's first facts, Queued and Started, begin nothing
 
 Effect = Callable[[], None]
 Fact = tuple[Event, tuple[Write, ...]]
@@ -61,6 +63,10 @@ class Supervisor:
         self._executions: dict[str, Execution] = {}
         self._preparations: dict[str | None, asyncio.Task[None]] = {}
         self._held = 0  # slots taken for what runs or is being prepared
+        self._begun_before = len(history.events) > BEFORE_PREPARATION
+        self._earlier = [e for e in history.events if isinstance(e, Launched)]
+        self._interrupt: Literal["", "stop", "kill"] = ""
+        self._over = False
 
     @property
     def running(self) -> int:
@@ -76,18 +82,32 @@ class Supervisor:
         """Ask the run to stop; a second time kills. Takes effect in the loop's next turn."""
         self._deliver((StopRequested(self._parts.clock(), by), ()))
 
+    def interrupt(self, *, kill: bool = False) -> None:
+        """End what runs, as the machine goes away; the run itself goes on with a later start."""
+        self._interrupt = "kill" if kill else "stop"
+        self._wake.set()
+
     async def supervise(self) -> RunRow:
         """Run to the end and return the final head. Cancelling it leaves the processes alive."""
         try:
+            if self._begun_before:
+                await self._take_up()
             while not self._state.final:
                 if not await self._turn():
                     await self._wait()
         finally:
-            for task in self._preparations.values():
-                task.cancel()
-            self._parts.slots.forget(self._wake.set)
-        await self._attempts.end_left_behind()
+            self._let_go()
         return head(self.run, self._state)
+
+    def _let_go(self) -> None:
+        """Leave alone what still runs: it is taken up again by whoever supervises the run next."""
+        self._over = True
+        for task in self._preparations.values():
+            task.cancel()
+        for execution in self._executions.values():
+            execution.leave()
+        self._parts.slots.forget(self._wake.set)
+        self._release(self._held - len(self._preparations))  # those give back their own
 
     def _deliver(self, fact: Fact) -> None:
         self._inbox.append(fact)
@@ -107,6 +127,53 @@ class Supervisor:
                 timer.cancel()
         self._wake.clear()
 
+    # Recovery
+
+    async def _take_up(self) -> None:
+        """Find out what became of all that an earlier process had begun. Nothing is decided before
+        it is known: a step that ended in time must not be timed out for it."""
+        attempts, state = self._attempts, self._state
+        attempts.recall(self._earlier, boot_id=self._parts.boot_id)
+        begun = [state.steps[i] for i in state.running]
+        running = [step for step in begun if step.status is StepStatus.RUNNING]
+        if all(step.boot_id != self._parts.boot_id for step in running):
+            attempts.mend_files()
+        await asyncio.gather(*(self._resume(step) for step in running))
+        if state.preparation is Preparation.GOING_ON:
+            end_evaluations(self._evaluation_mark(None))
+            self._hold()
+            self._begin_preparation(None)
+        for step in begun:
+            if step.preparation is Preparation.GOING_ON:
+                end_evaluations(self._evaluation_mark(step.step.name))
+                self._hold()
+                self._begin_preparation(step.step.name)
+
+    async def _resume(self, step: StepState) -> None:
+        task = self._attempts.earlier_task(step)
+        self._hold()
+        earlier = Earlier(
+            self.run,
+            task.folder,
+            same_boot=step.boot_id == self._parts.boot_id,
+            killed=step.stop_signal_sent == SIGKILL,
+        )
+        executor = self._parts.executors["command"]
+        found = await executor.resume(earlier, lambda o: self._ended(task, o))
+        if isinstance(found, Void):
+            self._release()
+            now = self._parts.clock()
+            self._deliver((LaunchVoided(now, task.step, task.attempt, task.launch), ()))
+        elif isinstance(found, Outcome):
+            finding = await asyncio.to_thread(self._attempts.findings, task)
+            self._concluded(task, found, finding)
+        else:
+            self._executions[task.step] = found
+            if step.stop_signal_sent is not None:
+                found.send(step.stop_signal_sent)  # whether it was sent nobody knows
+
+    # The loop
+
     async def _turn(self) -> bool:
         """Fold what arrived, decide until nothing is left, append once, then do. False: idle."""
         arrived, self._inbox = self._inbox, []
@@ -120,11 +187,21 @@ class Supervisor:
             self._record(event, new)
             also.extend(writes)
         now = self._parts.clock()
-        while actions := plan.decide(self._state, now, room=self._parts.slots.free):
+        if self._interrupt:
+            for stop in plan.interruptions(self._state, now, kill=self._interrupt == "kill"):
+                self._take(stop, now, new=new, also=also, effects=effects)
+        leaves = False
+        while actions := plan.decide(self._state, now, room=self._parts.slots.room):
+            if leaves := _finishes(actions) and self._attempts.has_left_behind():
+                break
             for action in actions:
                 self._take(action, now, new=new, also=also, effects=effects)
         self._stop_unwanted_preparations()
         if not new:
+            self._interrupt = ""
+            if leaves:
+                await self._attempts.end_left_behind()
+                return True
             if self._state.ready or self._state.retries:
                 self._parts.slots.tell_when_free(self._wake.set)
             return False
@@ -142,16 +219,12 @@ class Supervisor:
             await self._read_again(arrived)
             return True
         except StorageError as error:
-            # the disk may have room again soon, and what runs must not be forgotten
-            import structlog  # here: it loads rich, which a run seldom needs
-
-            log = structlog.get_logger(__name__)
-            log.warning("run_not_recorded", run=self.run, error=str(error), retry_s=STORE_RETRY_S)
-            await asyncio.sleep(STORE_RETRY_S)
+            await self._wait_for_store("run_not_recorded", error)
             await self._read_again(arrived)
             return True
         if self._parts.observe is not None:
             self._parts.observe(self._state, new)
+        self._interrupt = ""
         for effect in effects:
             effect()
         return True
@@ -170,11 +243,29 @@ class Supervisor:
 
     async def _read_again(self, arrived: list[Fact]) -> None:
         """Someone wrote first: fold again from the store and put back what had arrived."""
-        history = await History.read(self._parts.store, self.run)
+        history = await self._history()
         self._state = fold(self._workflow, history.events, prepares=self._prepares)
         self._attempts.state = self._state
         self._release(self._held - len(self._executions) - len(self._preparations))
         self._inbox = arrived + self._inbox
+
+    async def _history(self) -> History:
+        """What the store has, as soon as it can be read; what runs must not be forgotten."""
+        while True:
+            try:
+                return await History.read(self._parts.store, self.run)
+            except HistoryError:
+                raise
+            except StorageError as error:
+                await self._wait_for_store("run_not_read", error)
+
+    async def _wait_for_store(self, event: str, error: StorageError) -> None:
+        """The disk may have room again soon."""
+        import structlog  # here: it loads rich, which a run seldom needs
+
+        log = structlog.get_logger(__name__)
+        log.warning(event, run=self.run, error=str(error), retry_s=STORE_RETRY_S)
+        await asyncio.sleep(STORE_RETRY_S)
 
     # Slots
 
@@ -246,6 +337,8 @@ class Supervisor:
         reading.add_done_callback(lambda f: self._concluded(task, outcome, f.result()))
 
     def _concluded(self, task: Task, outcome: Outcome, finding: Finding) -> None:
+        if self._over:
+            return  # whoever supervises the run next reads it again
         self._executions.pop(task.step, None)
         self._release()
         try:
@@ -308,11 +401,13 @@ class Supervisor:
         try:
             if step is None:
                 await self._make_workspace()
-                result = await self._drive(self._attempts.preparation_of_run(), self._workspace)
+                result = await self._drive(
+                    self._attempts.preparation_of_run(), step, cwd=self._workspace
+                )
                 self._deliver(self._prepared_run(self._parts.clock(), *result))
             else:
                 cwd = self._attempts.directory(step)
-                texts, verdict = await self._drive(self._attempts.preparation(step), cwd)
+                texts, verdict = await self._drive(self._attempts.preparation(step), step, cwd=cwd)
                 event = Prepared(
                     self._parts.clock(), step, verdict.met, verdict.reason, verdict.error
                 )
@@ -323,6 +418,8 @@ class Supervisor:
     async def _make_workspace(self) -> None:
         queued = self._state.queued
         if self._parts.checkout is not None and queued is not None:
+            # of an earlier process that did not get to the end of it
+            await asyncio.to_thread(workspace.remove, self._workspace)
             await self._parts.checkout(queued.repository, queued.commit, self._workspace)
 
     def _prepared_run(self, now: datetime, found: RunScope, verdict: Verdict) -> Fact:
@@ -337,12 +434,22 @@ class Supervisor:
         )
         return event, (PutValues(self.run, ((RUN_SCOPE, "scope", found.text()),)),)
 
-    async def _drive(self, generator: Generator[Evaluation, Evaluated, Any], cwd: Path) -> Any:
+    def _evaluation_mark(self, step: str | None) -> str:
+        return f"{self.run}/{0 if step is None else self._state.index[step] + 1}"
+
+    async def _drive(
+        self, generator: Generator[Evaluation, Evaluated, Any], step: str | None, *, cwd: Path
+    ) -> Any:
         """Feed a generator the evaluations that it asks for."""
         answer: Evaluated | None = None
         try:
             while True:
                 wanted = next(generator) if answer is None else generator.send(answer)
-                answer = await evaluate(wanted, cwd=cwd)
+                answer = await evaluate(wanted, cwd=cwd, mark=self._evaluation_mark(step))
         except StopIteration as stop:
             return stop.value
+
+
+def _finishes(actions: list[plan.Action]) -> bool:
+    last = actions[-1]
+    return isinstance(last, plan.Record) and isinstance(last.event, Finished)

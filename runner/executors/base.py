@@ -32,12 +32,32 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How an attempt ended: a code, a signal's number, or (both None) an error in words."""
+    """How an attempt ended: a code, a signal's number, or (both None) an error in words.
+
+    `lost`: it may have done anything and is over, `error` says why nobody can know more.
+    """
 
     at: datetime
     exit_code: int | None = None
     signal: int | None = None
     error: str = ""
+    lost: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Void:
+    """A launch that never began and, from now on, never will."""
+
+
+@dataclass(frozen=True, slots=True)
+class Earlier:
+    """A launch of an earlier process: where its files are, and whether the machine has been up
+    since. `killed`: a KILL was about to be sent to it."""
+
+    run: str
+    folder: Path
+    same_boot: bool
+    killed: bool = False
 
 
 class Execution(Protocol):
@@ -45,6 +65,9 @@ class Execution(Protocol):
 
     def send(self, signal: int) -> None:
         """Pass a signal on to all that the attempt started; nothing if it is over."""
+
+    def leave(self) -> None:
+        """Watch it no longer: `done` will not be called, what runs goes on."""
 
 
 class Executor(Protocol):
@@ -57,6 +80,22 @@ class Executor(Protocol):
         once, from the event loop, never during this call. What keeps it from beginning (no such
         program, folder gone) is an Outcome with `error`, not an exception.
         """
+
+    async def resume(
+        self, earlier: Earlier, done: Callable[[Outcome], None]
+    ) -> Execution | Outcome | Void:
+        """Take up a launch whose end was never recorded; takes at most some seconds.
+
+        An Execution: it is still under way, and `done` will be called as by `start`. An Outcome:
+        it is over. Void: it may be launched again.
+        """
+
+    def recall(self, earlier: Earlier) -> None:
+        """Find what a launch that ended under an earlier process may have left running, for
+        `end_left_behind`."""
+
+    def has_left_behind(self, run: str) -> bool:
+        """Whether `end_left_behind` has something to do."""
 
     async def end_left_behind(self, run: str, *, grace_s: float) -> None:
         """End what the run's attempts left running: TERM, and after `grace_s` KILL. Called once,

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import subprocess
 from collections.abc import Callable
 from contextlib import suppress
@@ -18,7 +17,9 @@ from datetime import datetime
 from pathlib import Path
 from signal import SIGKILL
 
-from runner.executors.base import Execution, Outcome, Task
+from runner.executors import adoption, remains
+from runner.executors.base import Earlier, Execution, Outcome, Task, Void
+from runner.executors.remains import LeftBehind
 
 # A trap and not "" (ignored): an ignored signal would be inherited by the step, a trapped one is
 # reset. A signal that comes before the step has begun is kept in DAGMILL__s and ends the attempt.
@@ -35,7 +36,7 @@ set +C; if [ "$DAGMILL__s" ]; then DAGMILL__r=$((128+DAGMILL__s)); else
 
 # While it forks the step, the wrapper can still take a signal that was meant for the step.
 _BEGINNING_S = 0.1
-_LARGEST_SIGNAL = 64
+CANNOT_BEGIN = 125  # what the wrapper ends with where it cannot write its first file
 
 
 def wrapped(folder: Path, argv: tuple[str, ...]) -> list[str]:
@@ -56,25 +57,38 @@ class CommandExecutor:
             process = _spawn(task)
         except (OSError, ValueError) as error:
             outcome = Outcome(self._clock(), error=f"could not be started: {error}")
-            loop.call_soon(done, outcome)
-            return _Nothing()
+            return _Nothing(loop.call_soon(done, outcome))
         return _Process(process, task=task, done=done, executor=self, loop=loop)
 
     def now(self) -> datetime:
         return self._clock()
 
-    def note_left_behind(self, run: str, group: int) -> None:
-        """Remember who is left of a group whose main process has ended, if anyone is."""
-        if group_exists(group):
-            self._left.setdefault(run, []).append(LeftBehind(group, group_members(group)))
+    async def resume(
+        self, earlier: Earlier, done: Callable[[Outcome], None]
+    ) -> Execution | Outcome | Void:
+        def note(group: int) -> None:
+            self.note_left_behind(earlier.run, group, of=earlier.folder)
+
+        return await adoption.resume(earlier, done, clock=self._clock, ended=note)
+
+    def recall(self, earlier: Earlier) -> None:
+        begin = adoption.read_begin(earlier.folder) if earlier.same_boot else None
+        if begin is not None and begin.pid:
+            self.note_left_behind(earlier.run, begin.pid, of=earlier.folder)
+
+    def note_left_behind(self, run: str, group: int, *, of: Path | None = None) -> None:
+        """Remember who is left of a group whose main process has ended, if anyone is. `of`: the
+        launch's folder, where the group's number may be somebody else's by now."""
+        if remains.group_exists(group):
+            members = remains.group_members(group)
+            if of is None or remains.belong_to(members, of):
+                self._left.setdefault(run, []).append(LeftBehind(group, members))
+
+    def has_left_behind(self, run: str) -> bool:
+        return run in self._left
 
     async def end_left_behind(self, run: str, *, grace_s: float) -> None:
-        for left in self._left.pop(run, []):
-            if left.send(signal.SIGTERM):
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(grace_s):
-                        await left.gone()
-                left.send(signal.SIGKILL)
+        await asyncio.gather(*(left.end(grace_s=grace_s) for left in self._left.pop(run, [])))
 
 
 def _spawn(task: Task) -> subprocess.Popen[bytes]:
@@ -101,8 +115,16 @@ def _spawn(task: Task) -> subprocess.Popen[bytes]:
 
 
 class _Nothing:
+    """It never began."""
+
+    def __init__(self, told: asyncio.Handle) -> None:
+        self._told = told
+
     def send(self, signal: int) -> None:
-        """It never began."""
+        """There is nobody."""
+
+    def leave(self) -> None:
+        self._told.cancel()
 
 
 class _Process:
@@ -140,6 +162,12 @@ class _Process:
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal)
 
+    def leave(self) -> None:
+        if self._process.returncode is None:
+            self._loop.remove_reader(self._pidfd)
+            os.close(self._pidfd)
+            self._process.returncode = 0  # else Popen warns of a child that is still there
+
     def _ended(self) -> None:
         self._loop.remove_reader(self._pidfd)
         os.close(self._pidfd)
@@ -151,86 +179,7 @@ class _Process:
 def _outcome(code: int, *, at: datetime, folder: Path) -> Outcome:
     if code < 0:
         return Outcome(at, signal=-code)
-    if code > 128 and code - 128 <= _LARGEST_SIGNAL and _is_signal(code - 128):
-        # the wrapper's shell says a death by signal as 128+n; so would `exit 143`, and a shell's
-        # user reads both alike
-        return Outcome(at, exit_code=code, signal=code - 128)
-    if code == 125 and not (folder / "begin").exists():
-        return Outcome(at, error=f"could not begin: {folder} is not writable")
-    return Outcome(at, exit_code=code)
-
-
-def _is_signal(number: int) -> bool:
-    return number in signal.valid_signals()
-
-
-class LeftBehind:
-    """The processes that outlived the main process of their group.
-
-    A group's id may be used anew once the group is empty, so it is signalled only while one of
-    the processes seen then (same pid, same start time) is still in it.
-    """
-
-    def __init__(self, group: int, members: dict[int, str]) -> None:
-        self._group = group
-        self._members = members
-
-    def _alive(self) -> bool:
-        now = group_members(self._group)
-        return any(now.get(pid) == started for pid, started in self._members.items())
-
-    def send(self, number: int) -> bool:
-        """Signal the group; False if nobody is left."""
-        if not self._alive():
-            return False
-        with suppress(ProcessLookupError):
-            os.killpg(self._group, number)
-        return True
-
-    async def gone(self) -> None:
-        """Wait until the processes seen are over."""
-        for pid in self._members:
-            with suppress(ProcessLookupError):
-                pidfd = os.pidfd_open(pid)
-                try:
-                    if group_members(self._group).get(pid) == self._members[pid]:
-                        await _readable(pidfd)
-                finally:
-                    os.close(pidfd)
-
-
-async def _readable(fd: int) -> None:
-    loop = asyncio.get_running_loop()
-    ended = asyncio.Event()
-    loop.add_reader(fd, ended.set)
-    try:
-        await ended.wait()
-    finally:
-        loop.remove_reader(fd)
-
-
-def group_members(group: int) -> dict[int, str]:
-    """pid → start time (clock ticks, as text) of the live processes of a process group.
-
-    Reads /proc; only for the rare group that outlives its main process.
-    """
-    members = {}
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        with suppress(OSError):
-            # the name in parentheses may hold blanks and parentheses itself
-            fields = (entry / "stat").read_text().rpartition(")")[2].split()
-            if int(fields[2]) == group and fields[0] != "Z":
-                members[int(entry.name)] = fields[19]
-    return members
-
-
-def group_exists(group: int) -> bool:
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+    if code == CANNOT_BEGIN and adoption.read_begin(folder) is None:
+        why = "the folder or its disk takes no files"
+        return Outcome(at, error=f"could not begin: {folder}/begin cannot be written; {why}")
+    return adoption.exited(code, at=at)

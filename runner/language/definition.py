@@ -59,8 +59,10 @@ class _Definition:
     def __init__(self, broken: Sequence[Fault]) -> None:
         self.faults: list[Fault] = []
         self._broken = [fault.place for fault in broken]
+        self._retry_on_loss = False
 
     def workflow(self, entry: WorkflowEntry, *, id: str, path: str) -> tuple[Workflow, list[Fault]]:
+        self._retry_on_loss = entry.on_loss
         kind = entry.type or WorkflowType.GRAPH
         handlers = entry.handler_on or _NO_HANDLERS
         workflow = Workflow(
@@ -177,6 +179,7 @@ class _Definition:
             retry=_retry(entry.retry_policy),
             timeout_s=entry.timeout_sec or None,
             stop_signal=entry.signal_on_stop,
+            retry_on_loss=self._retry_on_loss if entry.on_loss is None else entry.on_loss,
         )
 
     def _interpreter(self, text: str, place: Place) -> None:

@@ -143,6 +143,10 @@ def _signal(raw: Data) -> int:
     return number
 
 
+def _on_loss(raw: Data) -> bool:
+    return bool(raw == "retry") if raw in ("fail", "retry") else _refuse("fail or retry", raw)
+
+
 def _kind(raw: Data) -> WorkflowType:
     return WorkflowType(raw) if raw in ("graph", "chain") else _refuse("graph or chain", raw)
 
@@ -302,7 +306,7 @@ class RetryEntry(Entry):
 
 class StepEntry(Entry):
     later = (
-        *("run", "params", "approval", "parallel", "stdout", "stderr", "repeatPolicy", "onLoss"),
+        *("run", "params", "approval", "parallel", "stdout", "stderr", "repeatPolicy"),
         *("mailOnError", "workerSelector", "resources"),
     )
     nested: ClassVar[Nested] = {
@@ -329,6 +333,7 @@ class StepEntry(Entry):
     retry_policy: RetryEntry | None = None
     timeout_sec: Seconds | None = None
     signal_on_stop: Annotated[int, PlainValidator(_signal)] | None = None
+    on_loss: Annotated[bool, PlainValidator(_on_loss)] | None = None
 
 
 class HandlersEntry(Entry):
@@ -366,7 +371,7 @@ class EventsEntry(Entry):
 class WorkflowEntry(Entry):
     later = (
         *("catchupWindow", "overlapPolicy", "skipIfSuccessful", "dotenv", "secrets", "workspace"),
-        *("delaySec", "onLoss", "queue", "priority", "concurrency", "workerSelector"),
+        *("delaySec", "queue", "priority", "concurrency", "workerSelector"),
         *("histRetentionDays", "smtp", "mailOn", "errorMail", "infoMail", "restartWaitSec"),
         "logDir",
     )
@@ -403,6 +408,7 @@ class WorkflowEntry(Entry):
     max_active_steps: Count = 0
     max_clean_up_time_sec: Seconds = 60.0
     max_output_size: Size = 1024 * 1024
+    on_loss: Annotated[bool, PlainValidator(_on_loss)] = False
 
 
 def read(data: Data) -> tuple[WorkflowEntry | None, list[Fault]]:

@@ -15,7 +15,7 @@ from runner.language import definition, document, lint, source
 from runner.language.faults import Fault, quoted
 from runner.language.model import Problem, Workflow
 
-LOADER_VERSION = 1  # raise it with every change that makes another workflow of the same bytes
+LOADER_VERSION = 2  # raise it with every change that makes another workflow of the same bytes
 
 MAX_BYTES = 1024 * 1024
 MAX_PROBLEMS = 100

@@ -95,6 +95,7 @@ class Step:
     retry: RetryPolicy | None = None
     timeout_s: float | None = None
     stop_signal: int | None = None  # number; None: TERM
+    retry_on_loss: bool = False  # run again when nobody can know how an attempt ended
 
 
 @dataclass(frozen=True, slots=True)

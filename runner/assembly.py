@@ -15,7 +15,8 @@ import socket
 import sys
 from collections.abc import Callable, Coroutine, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,6 +27,7 @@ from runner import privacy
 from runner.control import environment, local
 from runner.control.admission import Admission
 from runner.control.intake import Intake, Source
+from runner.control.janitor import Janitor
 from runner.control.publisher import Publisher, Site
 from runner.control.reconciler import Reconciled, Reconciler
 from runner.control.reporter import Reporter
@@ -34,6 +36,7 @@ from runner.engine import workspace
 from runner.engine.engine import Engine
 from runner.engine.events import Launched
 from runner.engine.history import History
+from runner.engine.state import RunStatus
 from runner.listening import Server, StartRefused, Stop, bind, stop_signals, token, url, web_config
 from runner.settings import Settings
 from storage import tree
@@ -48,6 +51,9 @@ from webhook.app import Doors, create_app
 CONNECT_TIMEOUT_S = 15
 IO_TIMEOUT_S = 60
 INSIST_S = 10  # for so long a second Ctrl-C can end what runs, which is else left alone
+CLEAN_QUIET_S = 0.5  # final runs are cleared up after together
+CLEAN_GAP_S = 5
+CLEAN_RETRY_S = 6 * 3600  # what another user owns stays until a person sees to it
 FLUSH_S = 10  # what is owed at a stop is published for so long
 LARGEST_FILE = 1024 * 1024
 
@@ -159,11 +165,15 @@ def _credentials(settings: Settings) -> Callable[[str], Credential | None] | Non
     return lambda url: credential
 
 
-def _owes(row: RunRow) -> tuple[Write, ...]:
+def _owes(row: RunRow, *, keep_failed: timedelta) -> tuple[Write, ...]:
     """What a final run owes."""
     if not row.repository or row.finished_at is None:
         return ()
-    return (Owe("summary", row.run, row.finished_at),)
+    kept = keep_failed if row.status == RunStatus.FAILED else timedelta(0)
+    return (
+        Owe("summary", row.run, row.finished_at),
+        Owe("cleanup", row.run, row.finished_at + kept),
+    )
 
 
 class _Service:
@@ -188,6 +198,7 @@ class _Service:
         self._name = settings.repository_name
         self._token_file = settings.data / "token"
         self._token = ""
+        owes = partial(_owes, keep_failed=timedelta(seconds=settings.keep_failed_s))
         self._engine = Engine(
             store=store,
             runs=settings.data / "runs",
@@ -197,7 +208,7 @@ class _Service:
             mask=mask,
             zone=settings.timezone,
             url=url,
-            owes=_owes,
+            owes=owes,
             checkout=self._checkout,
             max_steps=settings.max_steps,
         )
@@ -209,6 +220,7 @@ class _Service:
             host=socket.gethostname(),
             free_bytes=lambda: shutil.disk_usage(settings.data).free,
             min_free_bytes=settings.min_free_disk,
+            owes=owes,
         )
         source = Source(self._read_blob, self._pin, lambda: self._reconciler.applied())
         self._intake = Intake(store, {self._name: source}, clock=now, queued=self._admission.queued)
@@ -217,6 +229,7 @@ class _Service:
         self._refs = local.refs_folder(self._folder) if self._folder else None
         self._reconciler = self._make_reconciler()
         self._reporter = self._make_reporter()
+        self._cleaner = self._make_cleaner()
 
     def _make_ticker(self) -> Ticker:
         return Ticker(
@@ -257,6 +270,21 @@ class _Service:
             clock=now,
             quiet_s=self._settings.summary_quiet_s,
             gap_s=self._settings.summary_gap_s,
+        )
+
+    def _make_cleaner(self) -> Reporter:
+        return Reporter(
+            self._store,
+            "cleanup",
+            pay=Janitor(
+                self._store,
+                workspaces=self._settings.data / "workspaces",
+                mirrors={self._name: self._mirror},
+            ),
+            clock=now,
+            quiet_s=CLEAN_QUIET_S,
+            gap_s=CLEAN_GAP_S,
+            longest_retry_s=CLEAN_RETRY_S,
         )
 
     async def begin(self) -> None:
@@ -305,38 +333,28 @@ class _Service:
         yield self._ticker.run_forever()
         yield self._reconciler.run_forever()
         yield self._reporter.run_forever()
+        yield self._cleaner.run_forever()
         if self._refs is not None:
             yield local.watch(self._refs, nudge=self._reconciler.nudge)
 
     async def _leave(self, stop: Stop) -> None:
-        """Publish what is owed; then leave what runs, or end it where that was asked for.
-
-        Recovery comes later: until then a step that is left alone finishes unseen.
-        """
+        """Publish what is owed; then leave what runs to the next start, or end it where that was
+        asked for, or where it cannot outlive this process."""
         in_container = os.getpid() == 1
         running = self._engine.running_steps
         self._announcer.stopping(running, wait_s=INSIST_S if stop.by_a_person else 0)
         if in_container:
-            await self._first(stop.insisted.wait(), self._engine.drain(self._settings.drain_s))
-        elif stop.by_a_person:
-            wait_s = INSIST_S if running else 0
-            await self._first(stop.insisted.wait(), self._engine.drain(wait_s))
-        if in_container or stop.insisted.is_set():
-            await self._stop_runs()
+            if not await self._engine.until_idle(self._settings.drain_s):
+                await self._engine.end_steps(timeout_s=self._settings.drain_s)
+        elif stop.by_a_person and running:
+            await self._first(stop.insisted.wait(), self._engine.until_idle(INSIST_S))
+        if stop.insisted.is_set():
+            await self._engine.end_runs("the service stops", timeout_s=self._settings.drain_s)
         await self._first(stop.insisted.wait(), self._flush())
         if stop.insisted.is_set():
-            await self._stop_runs()
+            await self._engine.end_runs("the service stops", timeout_s=self._settings.drain_s)
         if self._engine.running_steps:
             _log.warning("steps_left_running", steps=self._engine.running_steps)
-
-    async def _stop_runs(self) -> None:
-        runs = self._engine.supervised
-        for run in runs:
-            self._engine.stop(run, "the service stops")
-        if runs and not await self._engine.drain(self._settings.drain_s):
-            for run in self._engine.supervised:
-                self._engine.stop(run, "the service stops")  # a second time kills
-            await self._engine.drain(self._settings.drain_s)
 
     async def _flush(self) -> None:
         with contextlib.suppress(TimeoutError):
@@ -386,6 +404,7 @@ class _Service:
         )
 
     async def _checkout(self, repository: str, commit: str, folder: Path) -> None:
+        await self._pin(commit)
         await asyncio.to_thread(tree.checkout, self._mirror.path, commit, folder)
 
     async def _read_blob(self, blob: str) -> bytes:

@@ -81,6 +81,7 @@ class Settings(BaseModel):
     durability: Literal["host", "process"] = "host"
     max_steps: int = Field(default=64, ge=1)
     min_free_disk: int = Field(default=500 * 1024 * 1024, ge=0)
+    keep_failed_s: float = Field(default=7 * 86400, ge=0)
     drain_s: float = Field(default=20, ge=0)
     summary_quiet_s: float = Field(default=2, ge=0)
     summary_gap_s: float = Field(default=30, ge=0)

@@ -11,6 +11,9 @@ from datetime import UTC, datetime
 from enum import StrEnum
 
 
+_STAMP = "%Y-%m-%dT%H:%MZ"
+
+
 class TriggerType(StrEnum):
     PUSH = "push"
     SCHEDULE = "schedule"
@@ -44,7 +47,40 @@ def push_key(repository: str, ref: str, *, n: int, workflow: str) -> str:
 
 def tick_key(repository: str, workflow: str, *, kind: str, slot: datetime) -> str:
     """`kind` is start, stop or restart; `slot` an aware datetime on a whole minute."""
-    return f"tick:{repository}:{workflow}:{kind}:{slot.astimezone(UTC):%Y-%m-%dT%H:%MZ}"
+    return tick_prefix(repository, workflow, kind=kind) + _stamp(slot)
+
+
+def tick_prefix(repository: str, workflow: str, *, kind: str) -> str:
+    """How every such key of the workflow begins, and no other key."""
+    return f"tick:{repository}:{workflow}:{kind}:"
+
+
+def missed_key(repository: str, workflow: str, *, slot: datetime) -> str:
+    """Of the note that a slot did not run. It is no election: a slot that was noted under a wrong
+    clock still finds its tick key free."""
+    return missed_prefix(repository, workflow) + _stamp(slot)
+
+
+def missed_prefix(repository: str, workflow: str) -> str:
+    return f"missed:{repository}:{workflow}:"
+
+
+def prefixes_until(prefix: str, at: datetime) -> list[str]:
+    """Prefixes that together begin the keys `prefix` + slot of all slots up to `at`, and no
+    others: each is cut off at a digit and ends in a smaller one."""
+    stamp = _stamp(at)
+    cuts = [(i, int(digit)) for i, digit in enumerate(stamp) if digit.isdigit()]
+    smaller = [f"{prefix}{stamp[:i]}{less}" for i, digit in cuts for less in range(digit)]
+    return [*smaller, prefix + stamp]
+
+
+def slot_of(key: str) -> datetime:
+    """The slot (aware UTC) at the end of a tick or missed key."""
+    return datetime.strptime(key[-len("2026-01-01T00:00Z") :], _STAMP).replace(tzinfo=UTC)
+
+
+def _stamp(slot: datetime) -> str:
+    return slot.astimezone(UTC).strftime(_STAMP)
 
 
 def manual_key(request: str) -> str:

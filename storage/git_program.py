@@ -46,13 +46,15 @@ def run_git(
     timeout_s: float,
     output_limit_bytes: int,
     stdin: bytes | None = None,
+    keep_open: int | None = None,
 ) -> bytes:
     """Run git and return its standard output.
 
     Empty environment but for PATH and HOME (`home`), no system or user configuration, no hooks,
     no fsmonitor, no prompts, and neither the `ext` nor the `file` protocol. It has its own process
     group, which is killed after `timeout_s` seconds or beyond `output_limit_bytes`. Ids that come
-    from outside belong after `--end-of-options`. Raises GitProgramFailed.
+    from outside belong after `--end-of-options`. It inherits the file descriptor `keep_open`.
+    Raises GitProgramFailed.
     """
     program = shutil.which("git")
     if program is None:
@@ -70,6 +72,7 @@ def run_git(
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,
+            pass_fds=() if keep_open is None else (keep_open,),
         )
         with process:
             output, errors = _until_its_end(
@@ -142,38 +145,52 @@ def _kill_group(pid: int) -> None:
 
 
 @contextlib.contextmanager
-def locked(mirror_path: Path, *, wait_s: float) -> Iterator[None]:
+def locked(mirror_path: Path, *, wait_s: float) -> Iterator[int]:
     """Hold the mirror's lock, against other threads and processes: one fetch or `gc` at a time.
 
-    Readers do not need it. Raises Unreachable if it is not free within `wait_s` seconds.
+    Gives the lock's file descriptor: a child that inherits it holds the lock too. Readers do not
+    need it. Raises Unreachable if it is not free within `wait_s` seconds.
     """
     ends = time.monotonic() + wait_s
-    with (mirror_path / LOCK_NAME).open("ab") as file:
-        while True:
+    while True:
+        with (mirror_path / LOCK_NAME).open("ab") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
             except BlockingIOError as error:
                 if time.monotonic() >= ends:
                     raise Unreachable(
                         f"{mirror_path}: still busy with another fetch or gc after {wait_s:g} s"
                     ) from error
-                time.sleep(0.01)
-        yield
+            else:
+                if _is_still_there(file.fileno(), mirror_path / LOCK_NAME):
+                    yield file.fileno()
+                    return
+                continue
+        time.sleep(0.01)
+
+
+def _is_still_there(lock: int, path: Path) -> bool:
+    """False if the mirror was rebuilt while we waited: then the lock is another file."""
+    try:
+        return os.path.samestat(os.fstat(lock), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def gc(mirror_path: Path, *, wait_s: float = 60, timeout_s: float = 3600) -> None:
     """Pack a mirror's objects and refs; drop what nothing refers to and is older than two weeks.
 
     libgit2 cannot: every fetch adds a pack and every commit of ours three loose objects. Objects
-    of unfinished and kept runs stay through `refs/pins/`. Raises GitProgramFailed or, while a
-    fetch runs for longer than `wait_s`, Unreachable.
+    of unfinished and kept runs stay through `refs/pins/`. If this process is killed, git goes on
+    and holds the lock until it is done. Raises GitProgramFailed or, while a fetch runs for longer
+    than `wait_s`, Unreachable.
     """
-    with locked(mirror_path, wait_s=wait_s):
+    with locked(mirror_path, wait_s=wait_s) as lock:
         run_git(
             ["gc", "--quiet", "--prune=2.weeks.ago"],
             cwd=mirror_path,
             home=mirror_path,
             timeout_s=timeout_s,
             output_limit_bytes=1 << 20,
+            keep_open=lock,
         )

@@ -9,6 +9,7 @@ everything blocks, so callers use threads; a Mirror may be shared, each thread g
 from __future__ import annotations
 
 import contextlib
+import shutil
 import threading
 import time
 import weakref
@@ -30,12 +31,14 @@ from storage.git_errors import (
     PushRefused,
     Unreachable,
 )
-from storage.git_program import locked
+from storage.git_program import LOCK_NAME, locked
+from storage.mirror_repair import drop_leftovers, mend
 from storage.remote import (
     Credential,
     Credentials,
     Origin,
     configure_git,
+    copy_objects,
     parse_address,
     shown_url,
 )
@@ -64,7 +67,7 @@ __all__ = [
 _HEADS, _TRACKED, _TAGS, _PINS = "refs/heads/", "refs/remotes/origin/", "refs/tags/", "refs/pins/"
 # Never +refs/*: a forge's refs/pull/* would come along at every poll.
 _REFSPECS = [f"+{_HEADS}*:{_TRACKED}*", f"+{_TAGS}*:{_TAGS}*"]
-_STALE_LOCK_S = 60
+_REBUILT_AGAIN_S = 3600.0  # a remote that is itself damaged is not cloned at each look
 
 
 class ObjectMissing(GitError):
@@ -138,7 +141,14 @@ class Mirror:
         self._opening = threading.Lock()
         self._pinning = threading.Lock()
         self._closed = False
+        self._opened_at = time.time()
+        self._left_by_others = False  # leftovers of a killed process could not be deleted yet
+        self._checked = False  # that what the refs name is there
+        self._doubted = False
+        self._rebuilt_at: float | None = None  # monotonic
+        self._repairs: list[str] = []
         try:
+            self._take_over()
             if not (path / "HEAD").is_file():
                 pygit2.init_repository(str(path), bare=True)
             self.repository()
@@ -147,7 +157,6 @@ class Mirror:
                 f"{path}: the mirror cannot be opened ({error}); delete the folder, it will be "
                 "fetched again"
             ) from error
-        self._drop_stale_locks()
 
     @property
     def url(self) -> str:
@@ -188,14 +197,74 @@ class Mirror:
                 "deleted, it will be fetched again"
             ) from error
 
-    def _drop_stale_locks(self) -> None:
-        """A `kill -9` while a ref was written leaves its lock, which would refuse that ref for
-        ever."""
-        oldest = time.time() - _STALE_LOCK_S
-        locks = [*self.path.glob("*.lock"), *(self.path / "refs").rglob("*.lock")]
-        for lock in locks:
-            if lock.name != "dagmill.lock" and lock.stat().st_mtime < oldest:
-                lock.unlink(missing_ok=True)
+    # --- after a kill, and after damage ---
+
+    def _take_over(self) -> None:
+        """Clear away what a killed process left. One service uses a data folder at a time, so
+        that only a `git gc` which outlived its service can hold the lock now: then later."""
+        if self._aside.exists() and not self.path.exists():
+            self._aside.rename(self.path)  # killed in the middle of a rebuild
+        if not (self.path / LOCK_NAME).is_file():
+            return  # new, or not ours
+        try:
+            with locked(self.path, wait_s=0):
+                drop_leftovers(self.path)
+                self._repairs += mend(self.path)
+                for folder in (self._aside, self._fresh):
+                    shutil.rmtree(folder, ignore_errors=True)
+        except Unreachable:
+            self._left_by_others = True
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Hold the lock of the mirror."""
+        with locked(self.path, wait_s=self._origin.deadline_s):
+            if self._left_by_others:
+                drop_leftovers(self.path, before=self._opened_at)
+                self._left_by_others = False
+            yield
+
+    def doubt(self) -> None:
+        """Objects that ought to be here cannot be read: let the next fetch get everything anew."""
+        self._doubted = True
+
+    def repairs(self) -> tuple[str, ...]:
+        """What was mended since the last call, for people."""
+        told, self._repairs = tuple(self._repairs), []
+        return told
+
+    @property
+    def _fresh(self) -> Path:
+        return self.path.with_name(f"{self.path.name}.fresh")
+
+    @property
+    def _aside(self) -> Path:
+        return self.path.with_name(f"{self.path.name}.damaged")
+
+    def _rebuild(self) -> None:
+        """Fetch everything into a new folder, with the pinned commits that are still whole, and
+        put that in the place of this one. The lock is held."""
+        now = time.monotonic()
+        if self._rebuilt_at is not None and now - self._rebuilt_at < _REBUILT_AGAIN_S:
+            raise ObjectMissing(
+                f"{self.path}: objects are missing although everything was fetched anew; is "
+                f"{self.url} damaged itself? `git fsck` there tells"
+            )
+        old, pins = self.repository(), self.pins()
+        shutil.rmtree(self._fresh, ignore_errors=True)
+        fresh = pygit2.init_repository(str(self._fresh), bare=True)
+        look = self._origin.look(fresh)
+        self._origin.fetch(look, _REFSPECS)
+        self._remember_head(fresh, look.head)
+        lost = [oid for oid in sorted(pins) if not _carried(old, fresh, oid)]
+        fresh.free()
+        self.path.rename(self._aside)
+        self._fresh.rename(self.path)
+        shutil.rmtree(self._aside, ignore_errors=True)
+        self._mine = threading.local()
+        self._doubted, self._rebuilt_at = False, now
+        self._repairs.append(f"{self.path}: objects were missing; everything was fetched anew")
+        self._repairs += [f"{self.path}: commit {oid} was pinned and is lost" for oid in lost]
 
     # --- the remote ---
 
@@ -205,24 +274,42 @@ class Mirror:
         One connection; nothing is transferred or written if nothing changed. Raises Unreachable,
         AccessDenied or NotARepository; refs seen before that stay as they were or are newer.
         """
-        with locked(self.path, wait_s=self._origin.deadline_s), self._disk():
-            repository = self.repository()
-            look = self._origin.look(repository)
-            wanted = {_kept_as(ref): oid for ref, oid in look.heads.items()}
-            have = dict(_refs(repository))
-            # Before the fetch, not by its prune afterwards: `a` must go for `a/b` to come.
-            for ref in have.keys() - wanted.keys():
-                repository.references.delete(ref)
-            if any(have.get(ref) != oid for ref, oid in wanted.items()):
-                self._origin.fetch(look, _REFSPECS)
-            self._remember_head(repository, look.head)
+        with self._alone(), self._disk():
+            if self._doubted and self._has_refs():
+                self._rebuild()
+            else:
+                self._doubted = False
+                try:
+                    self._bring_up_to_date()
+                except (KeyError, ObjectMissing):
+                    self._rebuild()
         return self.seen()
+
+    def _has_refs(self) -> bool:
+        return next(_refs(self.repository()), None) is not None
+
+    def _bring_up_to_date(self) -> None:
+        """Raises KeyError or ObjectMissing where the mirror lacks objects that it had."""
+        repository = self.repository()
+        look = self._origin.look(repository)
+        wanted = {_kept_as(ref): oid for ref, oid in look.heads.items()}
+        have = dict(_refs(repository))
+        # Before the fetch, not by its prune afterwards: `a` must go for `a/b` to come.
+        for ref in have.keys() - wanted.keys():
+            repository.references.delete(ref)
+        moved = any(have.get(ref) != oid for ref, oid in wanted.items())
+        if moved:
+            self._origin.fetch(look, _REFSPECS)
+        if moved or not self._checked:
+            _check_tips(self.repository(), wanted)
+            self._checked = True
+        self._remember_head(repository, look.head)
 
     def fetch_branch(self, branch: str) -> str | None:
         """The commit that `branch` (short name) is at over there now, its objects fetched; None
         if there is no such branch. Raises PushRefused if there can be none."""
         ref, tracked = f"{_HEADS}{branch}", f"{_TRACKED}{branch}"
-        with locked(self.path, wait_s=self._origin.deadline_s), self._disk():
+        with self._alone(), self._disk():
             repository = self.repository()
             look = self._origin.look(repository)
             _check_room(look.heads, ref, url=self.url)
@@ -231,7 +318,7 @@ class Mirror:
             if tip is None:
                 if known is not None:
                     repository.references.delete(tracked)
-            elif known is None or str(known.target) != tip:
+            elif known is None or str(known.target) != tip or tip not in repository:
                 self._origin.fetch(look, [f"+{ref}:{tracked}"])
             return tip
 
@@ -391,6 +478,23 @@ def _refs(repository: pygit2.Repository) -> Iterator[tuple[str, str]]:
     for reference in repository.references.iterator():
         if reference.name.startswith((_TRACKED, _TAGS)):
             yield reference.name, str(reference.target)
+
+
+def _check_tips(repository: pygit2.Repository, wanted: Mapping[str, str]) -> None:
+    for ref, oid in wanted.items():
+        if oid not in repository:
+            raise ObjectMissing(f"{repository.path}: {oid}, which {ref} is at, is missing")
+
+
+def _carried(old: pygit2.Repository, fresh: pygit2.Repository, oid: str) -> bool:
+    """Pin a commit in the rebuilt mirror, with what it needs of the old one; False if that cannot
+    be read."""
+    try:
+        copy_objects(old, fresh, oid)
+    except (KeyError, pygit2.GitError):
+        return False
+    fresh.references.create(f"{_PINS}{oid}", oid)
+    return True
 
 
 def _check_room(heads: Mapping[str, str], ref: str, *, url: str) -> None:

@@ -44,6 +44,7 @@ __all__ = [
     "PushRefused",
     "Unreachable",
     "configure_git",
+    "copy_objects",
     "parse_address",
     "shown_url",
     "url_secrets",
@@ -398,7 +399,7 @@ class Origin:
             if ref in (head.target, head.name):
                 reason = "it is checked out there"
                 raise PushRefused(f"{self.address.shown}: {ref}: {reason}", reason=reason)
-        _copy_objects(repository, other, oid)
+        copy_objects(repository, other, oid)
         transaction = other.transaction()
         with transaction:
             transaction.lock_ref(ref)
@@ -427,7 +428,7 @@ class Origin:
             raise AccessDenied(f"{self.address.shown}: {error}") from error
 
 
-def _copy_objects(source: pygit2.Repository, target: pygit2.Repository, oid: str) -> None:
+def copy_objects(source: pygit2.Repository, target: pygit2.Repository, oid: str) -> None:
     """Copy a commit and what it needs; whatever `target` has, it has whole."""
     todo = [pygit2.Oid(hex=oid)]
     found: list[pygit2.Oid] = []

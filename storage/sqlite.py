@@ -262,8 +262,10 @@ class SqliteStore:
     async def newest_keys(self, prefixes: Iterable[str]) -> dict[str, str]:
         return await self._ask(sqlite_reads.newest_keys, tuple(prefixes))
 
-    async def commits_in_use(self, repository: str) -> frozenset[str]:
-        return await self._ask(sqlite_reads.commits_in_use, repository)
+    async def commits_in_use(
+        self, repository: str, *, but_for: Iterable[str] = ()
+    ) -> frozenset[str]:
+        return await self._ask(sqlite_reads.commits_in_use, repository, frozenset(but_for))
 
     async def refs(self, repository: str) -> dict[str, RefRow]:
         return await self._ask(sqlite_reads.refs, repository)

@@ -175,15 +175,17 @@ def newest_keys(connection: sqlite3.Connection, prefixes: Sequence[str]) -> dict
     return found
 
 
-def commits_in_use(connection: sqlite3.Connection, repository: str) -> frozenset[str]:
+def commits_in_use(
+    connection: sqlite3.Connection, repository: str, but_for: frozenset[str]
+) -> frozenset[str]:
     rows = connection.execute(
-        "SELECT commit_id FROM runs WHERE repository = ? AND status IN"
+        "SELECT '', commit_id FROM runs WHERE repository = ? AND status IN"
         " ('queued', 'running', 'waiting')"
-        " UNION SELECT commit_id FROM owed JOIN runs ON runs.run = owed.key"
+        " UNION SELECT run, commit_id FROM owed JOIN runs ON runs.run = owed.key"
         " WHERE owed.kind = 'cleanup' AND repository = ?",
         (repository, repository),
     )
-    return frozenset(commit for (commit,) in rows if commit)
+    return frozenset(commit for run, commit in rows if commit and run not in but_for)
 
 
 def refs(connection: sqlite3.Connection, repository: str) -> dict[str, RefRow]:

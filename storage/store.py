@@ -122,8 +122,11 @@ class Store(Protocol):
     async def newest_keys(self, prefixes: Iterable[str]) -> dict[str, str]:
         """Prefix → the greatest key of a trigger that begins with it, for those that have one."""
 
-    async def commits_in_use(self, repository: str) -> frozenset[str]:
-        """Commits of the repository's runs that are not final, or final and still owe `cleanup`."""
+    async def commits_in_use(
+        self, repository: str, *, but_for: Iterable[str] = ()
+    ) -> frozenset[str]:
+        """Commits of the repository's runs that are not final, or final and still owe `cleanup`;
+        the final runs `but_for` do not count."""
 
     async def refs(self, repository: str) -> dict[str, RefRow]:
         """Full ref → its newest row, deleted refs (oid None) included."""

@@ -8,12 +8,13 @@ handling of folds is wrong for fixed times and in zones with odd offsets. Pure b
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 from runner.language.cron import check, matcher, split
 
-__all__ = ["check", "next_fire", "previous_fire"]
+__all__ = ["check", "next_fire", "previous_fire", "slots_after"]
 
 _SECOND = timedelta(seconds=1)
 # More than any zone sets its clock back; wall times this close may stand for the same instant.
@@ -34,6 +35,30 @@ def next_fire(cron: str, *, zone: str, after: datetime, workflow_id: str) -> dat
         slot = _fixed_slot(walls.get_next(), info)
         if slot > after:
             return slot
+
+
+def slots_after(
+    cron: str, *, zone: str, after: datetime, workflow_id: str
+) -> Iterator[datetime]:
+    """All slots later than `after`, in order, without end: `next_fire` again and again, but the
+    text is read once."""
+    fields, own_zone = split(cron)
+    info = ZoneInfo(own_zone or zone)
+    last = after.astimezone(UTC)
+    real = _follows_real_time(fields)
+    walls = matcher(fields, start=_wall(last, info), workflow_id=workflow_id)
+    while True:
+        wall = walls.get_next()
+        if not real:
+            slot = _fixed_slot(wall, info)
+        elif len(_instants(wall, info)) == len(_instants(_wall(last, info), info)) == 1:
+            slot = _instants(wall, info)[0]
+        else:  # at a fold or gap the next wall time need not be the next slot
+            slot = _next_real(fields, info, after=last, workflow_id=workflow_id)
+            walls = matcher(fields, start=_wall(slot, info), workflow_id=workflow_id)
+        if slot > last:
+            yield slot
+            last = slot
 
 
 def previous_fire(cron: str, *, zone: str, before: datetime, workflow_id: str) -> datetime:

@@ -6,8 +6,10 @@ always new: a file's name is never used twice.
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
@@ -29,5 +31,20 @@ def workspace_folder(workspaces: Path, run: str) -> Path:
 
 
 def remove(folder: Path) -> None:
-    """Delete a workspace; what a step made unreadable is left for the janitor."""
-    shutil.rmtree(folder, ignore_errors=True)
+    """Delete a workspace, if it is there. Raises OSError, say for what belongs to another user."""
+    with suppress(FileNotFoundError):
+        try:
+            shutil.rmtree(folder)
+        except PermissionError:
+            _make_writable(folder)
+            shutil.rmtree(folder)
+
+
+def _make_writable(folder: Path) -> None:
+    """A step may have closed its folders, even to their owner."""
+    folder.chmod(0o700)
+    for place, names, _ in os.walk(folder):  # from the top; links are not followed
+        for name in names:
+            inner = Path(place, name)
+            if not inner.is_symlink():
+                inner.chmod(0o700)

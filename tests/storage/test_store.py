@@ -487,6 +487,7 @@ async def test_commits_are_in_use_until_their_runs_are_cleaned_up(
     await add_run(store, head("r4", status="failed", commit="d"))
     await store.write(Owe("cleanup", "r3", NOON + SECOND))
     assert await other.commits_in_use("ops") == {"a", "b", "c"}
+    assert await other.commits_in_use("ops", but_for=["r3"]) == {"a", "b"}
     await store.write(Pay("cleanup", "r3", 1))
     assert await other.commits_in_use("ops") == {"a", "b"}
     assert await other.commits_in_use("elsewhere") == frozenset()

@@ -16,6 +16,7 @@ from benchmarks.decide import decide_benchmarks
 from benchmarks.minute import minute_benchmarks
 from benchmarks.paired import Result, write
 from benchmarks.push import push_benchmarks
+from benchmarks.reconcile import reconcile_benchmarks
 from benchmarks.trigger import trigger_benchmarks
 from runner import log
 
@@ -26,6 +27,7 @@ BENCHMARKS: dict[str, Callable[[Path], list[Result]]] = {
     "trigger": trigger_benchmarks,
     "push": push_benchmarks,
     "minute": minute_benchmarks,
+    "reconcile": reconcile_benchmarks,
 }
 """Name → benchmark: it gets an empty folder, prints its results and gives them back."""
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from benchmarks.chains import chain_benchmarks, cold_benchmark
 from benchmarks.decide import decide_benchmarks
 from benchmarks.minute import minute_benchmarks
+from benchmarks.output import output_benchmark
 from benchmarks.paired import Result, write
 from benchmarks.push import push_benchmarks
 from benchmarks.reconcile import reconcile_benchmarks
@@ -23,6 +24,7 @@ from runner import log
 BENCHMARKS: dict[str, Callable[[Path], list[Result]]] = {
     "chains": chain_benchmarks,
     "cold": cold_benchmark,
+    "output": output_benchmark,
     "decide": decide_benchmarks,
     "trigger": trigger_benchmarks,
     "push": push_benchmarks,

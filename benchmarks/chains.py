@@ -38,12 +38,14 @@ def chain_benchmarks(folder: Path) -> list[Result]:
         ("fan-out of 1,000", "graph", 1000, WIDE, 3.0, 5.0),
     ]
     for name, kind, count, wide, budget, bare_budget in cases:
-        run = partial(_run, workflow_text(count, kind=kind), folder / f"{kind}-{count}")
+        run = partial(whole_run, workflow_text(count, kind=kind), folder / f"{kind}-{count}")
         rounds = 5 if count < 1000 else 3
         wrapped = partial(_wrapped, count, wide, folder / f"floor-{kind}-{count}")
         title = f"{name} / the same wrapped steps"
         results.append(told(measure(title, run, wrapped, budget=budget, rounds=rounds)))
-        again = partial(_run, workflow_text(count, kind=kind), folder / f"again-{kind}-{count}")
+        again = partial(
+            whole_run, workflow_text(count, kind=kind), folder / f"again-{kind}-{count}"
+        )
         title = f"{name} / bare sh -c true"
         bare = partial(_bare, count, wide)
         results.append(told(measure(title, again, bare, budget=bare_budget, rounds=rounds)))
@@ -58,12 +60,12 @@ def _bare(count: int, wide: int, _: int) -> None:
     floor.bare(count, wide=wide)
 
 
-def _run(text: str, folder: Path, i: int) -> None:
+def whole_run(text: str, folder: Path, i: int) -> None:
     """One whole run with a fresh store, fully durable as in the service."""
-    asyncio.run(_whole_run(text, folder / str(i)))
+    asyncio.run(_unfolded(text, folder / str(i)))
 
 
-async def _whole_run(text: str, folder: Path) -> None:
+async def _unfolded(text: str, folder: Path) -> None:
     at = datetime.now(UTC)
     flow = load(text.encode(), path=".dagu/bench.yaml", id="bench").workflow
     assert flow is not None

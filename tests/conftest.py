@@ -20,6 +20,7 @@ from git_remotes import (
     git_ssh_server,
     make_remote,
 )
+from service_process import CREDENTIAL, Served, services
 
 from storage.remote import configure_git
 
@@ -92,3 +93,17 @@ def git_ssh(tmp_path: Path) -> Iterator[GitSshServer]:
     require("git")
     with git_ssh_server(tmp_path / "remotes", folder=tmp_path / "ssh") as server:
         yield server
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Served]:
+    """Starts `dagmill serve` on `tmp_path / "data"`; kills what is left of it."""
+    with services(tmp_path / "data") as served:
+        yield served
+
+
+@pytest.fixture
+def guarded(remote: Remote, git_http: GitHttpServer) -> str:
+    """The URL of `remote` behind a credential; who has CREDENTIAL may read and push."""
+    git_http.credential = (CREDENTIAL["git_username"], CREDENTIAL["git_token"])
+    return git_http.url(remote)

@@ -18,6 +18,7 @@ from benchmarks.output import output_benchmark
 from benchmarks.paired import Result, write
 from benchmarks.push import push_benchmarks
 from benchmarks.reconcile import reconcile_benchmarks
+from benchmarks.restart import restart_benchmark
 from benchmarks.trigger import trigger_benchmarks
 from runner import log
 
@@ -30,6 +31,7 @@ BENCHMARKS: dict[str, Callable[[Path], list[Result]]] = {
     "push": push_benchmarks,
     "minute": minute_benchmarks,
     "reconcile": reconcile_benchmarks,
+    "restart": restart_benchmark,
 }
 """Name → benchmark: it gets an empty folder, prints its results and gives them back."""
 

@@ -11,10 +11,11 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from benchmarks.repository import BRANCH
 
@@ -76,13 +77,19 @@ class Served:
 
 @contextmanager
 def serving(
-    repository: Path, folder: Path, *, poll_s: float = 3600, settle_s: float = 4
+    repository: Path,
+    folder: Path,
+    *,
+    settle_s: float = 4,
+    settings: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[Served]:
-    """Begins after `settle_s`: the watch of a local repository is confirmed after 2 s."""
+    """Begins `settle_s` after it listens: the watch of a local repository is confirmed after 2 s.
+    Two with the same `folder` have the same data."""
     command = [sys.executable, "-m", "runner.cli", "serve", str(repository)]
     data = folder / "data"
-    flags = ["--data", str(data), "--port", "0", "--poll", str(poll_s)]
-    env = {**os.environ, "DAGMILL_HOOK_SECRET": _SECRET, "PYTHONUNBUFFERED": "1"}
+    flags = ["--data", str(data), "--port", "0", "--poll", "3600"]
+    own = {"DAGMILL_HOOK_SECRET": _SECRET, "PYTHONUNBUFFERED": "1"}
+    env = {**os.environ, **own, **settings}
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "serve.log").open("a") as log:
         process = subprocess.Popen(

@@ -62,20 +62,62 @@ class Bench:
         max_steps: int = 64,
     ) -> None:
         self.folder = folder
+        self.inherited = inherited
+        self.seen = seen
+        self.max_steps = max_steps
+        self.events: list[Event] = []  # that became durable since the last start
+        self._news = asyncio.Event()
+        self._running: list[asyncio.Task[Any]] = []
         self.workspace = folder / "workspace"
         self.workspace.mkdir(exist_ok=True)
-        self.store: SqliteStore = open_store(folder / "data", durability="process")
+        self.open()
+
+    def open(self) -> None:
+        self.store: SqliteStore = open_store(self.folder / "data", durability="process")
         self.engine = Engine(
             store=self.store,
-            runs=folder / "runs",
+            runs=self.folder / "runs",
             workspaces=self.workspace,
             clock=lambda: datetime.now(UTC),
-            inherited=inherited,
+            inherited=self.inherited,
             mask=Mask(()),
             zone="UTC",
-            observe=seen,
-            max_steps=max_steps,
+            observe=self._observe,
+            max_steps=self.max_steps,
         )
+
+    def _observe(self, state: RunState, new: Sequence[Event]) -> None:
+        self.events += new
+        self._news.set()
+        if self.seen is not None:
+            self.seen(state, new)
+
+    # A life that ends before its runs do
+
+    def begin(self, run: str = RUN) -> None:
+        """Supervise the run until it is over or `restart`."""
+        self._running.append(asyncio.create_task(self.engine.complete(run)))
+
+    async def until(self, found: Callable[[Event], bool]) -> Event:
+        """The first event since the last start that `found` accepts, waited for."""
+        async with asyncio.timeout(30):
+            while not (events := [e for e in self.events if found(e)]):
+                self._news.clear()
+                await self._news.wait()
+        return events[0]
+
+    async def leave(self) -> None:
+        """End this life as a service does that leaves its steps alone."""
+        for task in self._running:
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
+        self._running.clear()
+        self.events.clear()
+        await self.store.close()
+
+    async def restart(self) -> None:
+        await self.leave()
+        self.open()
 
     async def queue(
         self,
@@ -109,6 +151,15 @@ class Bench:
     async def complete(self, run: str = RUN) -> Done:
         async with asyncio.timeout(50):
             await self.engine.complete(run)
+        return await self.done(run)
+
+    async def complete_begun(self, run: str = RUN) -> Done:
+        """Wait for the end of what `begin` began."""
+        async with asyncio.timeout(50):
+            await asyncio.gather(*self._running)
+        return await self.done(run)
+
+    async def done(self, run: str) -> Done:
         history = await History.read(self.store, run)
         state = history.state()
         return Done(summary.document(run, state), state, history.events, self.folder / "runs")

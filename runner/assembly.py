@@ -83,8 +83,9 @@ class Announcer(Protocol):
     def hindered(self, problem: str) -> None:
         """The repository could not be fetched, or what it holds does not take effect."""
 
-    def stopping(self, running: int, *, wait_s: float) -> None:
-        """`running` steps are alive and left so after `wait_s`; another Ctrl-C ends them."""
+    def stopping(self, running: int, *, wait_s: float, ends: bool) -> None:
+        """`running` steps are alive. After `wait_s` they are ended (`ends`) or left alone; until
+        then another Ctrl-C ends them."""
 
 
 def now() -> datetime:
@@ -342,7 +343,11 @@ class _Service:
         asked for, or where it cannot outlive this process."""
         in_container = os.getpid() == 1
         running = self._engine.running_steps
-        self._announcer.stopping(running, wait_s=INSIST_S if stop.by_a_person else 0)
+        if in_container:
+            self._announcer.stopping(running, wait_s=self._settings.drain_s, ends=True)
+        else:
+            wait_s = INSIST_S if stop.by_a_person else 0
+            self._announcer.stopping(running, wait_s=wait_s, ends=False)
         if in_container:
             if not await self._engine.until_idle(self._settings.drain_s):
                 await self._engine.end_steps(timeout_s=self._settings.drain_s)

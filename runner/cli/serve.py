@@ -121,15 +121,23 @@ class Terminal:
 
         click.echo(f"{click.style('Problem:', fg='yellow')} {shown(problem)}")
 
-    def stopping(self, running: int, *, wait_s: float) -> None:
+    def stopping(self, running: int, *, wait_s: float, ends: bool) -> None:
         if not running:
             click.echo("Stopping; nothing is running.")
             return
-        steps = f"{_count(running, 'step')} still running will be left alone"
-        if wait_s:
-            click.echo(f"Stopping; {steps} in {wait_s:g} s. Ctrl-C again ends them.")
+        steps = f"Stopping; {_count(running, 'step')} still running"
+        if ends:
+            click.echo(f"{steps}, ended in {wait_s:g} s; the next start goes on with the runs.")
+        elif wait_s:
+            click.echo(
+                f"{steps}, left to the next start, which goes on with them. "
+                f"Ctrl-C again within {wait_s:g} s ends them."
+            )
         else:
-            click.echo(f"Stopping; {steps}. Their processes end by themselves or by kill.")
+            click.echo(
+                f"{steps}, left to the next start, which goes on with them. "
+                "To end them, start again and press Ctrl-C twice."
+            )
 
 
 def _say_list(title: str, names: tuple[str, ...] | list[str]) -> None:

@@ -76,6 +76,7 @@ def _step(step: StepState) -> Document:
         "reason": step.reason,
         "exit_code": step.exit_code,
         "signal": step.signal,
+        "lost": step.lost,
         "attempts": step.attempt,
         "started_at": _time(step.started_at),
         "duration_ms": _ms(step.started_at, step.ended_at if step.final else None),

@@ -183,13 +183,23 @@ class _GitHttpHandler(BaseHTTPRequestHandler):
 
     def _body(self) -> bytes:
         if "chunked" not in self.headers.get("Transfer-Encoding", ""):
-            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            return self._read(int(self.headers.get("Content-Length", 0)))
         body = b""
-        while size := int(self.rfile.readline().split(b";")[0], 16):
-            body += self.rfile.read(size)
-            self.rfile.readline()
-        self.rfile.readline()
+        while size := int(self._line().split(b";")[0], 16):
+            body += self._read(size)
+            self._line()
+        self._line()
         return body
+
+    def _line(self) -> bytes:
+        if line := self.rfile.readline():
+            return line
+        raise ConnectionError("the client went away in the middle of its request")
+
+    def _read(self, size: int) -> bytes:
+        if len(data := self.rfile.read(size)) == size:
+            return data
+        raise ConnectionError("the client went away in the middle of its request")
 
     def _answer(self, body: bytes) -> None:
         config = self.config

@@ -25,6 +25,9 @@ def main() -> int:
         report = rage(storm, keep=arguments.keep)
         _say(str(report))
         reports.append(report)
+    if not reports:
+        _say("nothing was tried")
+        return 2
     broken = [line for report in reports for line in report.violations]
     _say(f"{len(broken)} violations, see above" if broken else "0 lost, 0 twice")
     return 1 if broken else 0

@@ -159,8 +159,8 @@ def slots(world: World) -> Iterator[str]:
     found: dict[str, set[datetime]] = defaultdict(set)
     for row in world.triggers:
         if row.key.startswith("tick:"):
-            _, _, workflow, _, slot = row.key.split(":", 4)
-            found[workflow].add(datetime.strptime(slot, "%Y-%m-%dT%H:%MZ").replace(tzinfo=UTC))
+            _, _, workflow, _, text = row.key.split(":", 4)
+            found[workflow].add(datetime.strptime(text, "%Y-%m-%dT%H:%MZ").replace(tzinfo=UTC))
     window = world.window
     for workflow in workflows.MINUTELY:
         wanted = set(_minutes(window.since, window.until))
@@ -382,12 +382,12 @@ def summaries(world: World) -> Iterator[str]:
     found: dict[str, list[str]] = defaultdict(list)
     for path, document in world.summaries:
         found[document["run"]].append(path)
-        run = world.runs.get(document["run"])
-        if run is None or run.status != document["status"]:
-            yield f"{path} says {document['status']}, the store {run}"
-    for run in world.runs:
-        if len(found[run]) != 1:
-            yield f"the summary of {world.runs[run]} is there {len(found[run])} times"
+        told = world.runs.get(document["run"])
+        if told is None or told.status != document["status"]:
+            yield f"{path} says {document['status']}, the store {told}"
+    for name, run in world.runs.items():
+        if len(found[name]) != 1:
+            yield f"the summary of {run} is there {len(found[name])} times"
     youngest: dict[str, Run] = {}
     for one in sorted(world.runs.values(), key=lambda r: (r.queued_at, r.run)):
         youngest[one.workflow] = one

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import pygit2
-
 from chaos.outside import Data, Deeds
 
 STATUS = "refs/heads/dagmill/status"

@@ -21,7 +21,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pygit2
-
 from chaos import workflows
 
 SECRET = "a secret of the hook"
@@ -358,28 +357,24 @@ class Pusher(Worker):
             ref, gone = f"refs/tags/v{self._tags}", False
         target = None if gone else self.tips[MAIN]
         if target is not None and self._rng.random() < 0.5:
-            oid = pygit2.Oid(hex=target)
-            name = ref.removeprefix("refs/tags/")
-            text = f"Tag {self._next_number()}"
-            kind = pygit2.enums.ObjectType.COMMIT
-            made = self._annotated(name, oid, kind, text)
+            made = self._annotated(ref.removeprefix("refs/tags/"), target)
             self.deeds.peeled[made] = target
             target = made
         self._move(ref, before=self.tips.get(ref), after=target)
         self._maybe_hold(ref)
 
-    def _annotated(
-        self, name: str, oid: pygit2.Oid, kind: pygit2.enums.ObjectType, text: str
-    ) -> str:
+    def _annotated(self, name: str, commit: str) -> str:
         """A tag's object. Written by hand: `create_tag` would move the ref as well."""
-        body = f"object {oid}\ntype commit\ntag {name}\ntagger Ada <ada@example.com> 0 +0000\n\n{text}\n"
+        tagger = "tagger Ada <ada@example.com> 0 +0000"
+        text = f"Tag {self._next_number()}"
+        body = f"object {commit}\ntype commit\ntag {name}\n{tagger}\n\n{text}\n"
         return str(self._git.write(pygit2.enums.ObjectType.TAG, body.encode()))
 
     def _back(self) -> None:
         """By force, to an older commit."""
         if (ref := self._some_branch()) is None:
             return
-        older = self.tips[ref] if ref in self.tips else None
+        older = self.tips.get(ref)
         for _ in range(self._rng.randint(1, 3)):
             older = (self.deeds.parents[older] or older) if older else None
         if older is not None and older != self.tips[ref]:

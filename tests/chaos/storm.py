@@ -16,17 +16,16 @@ import sqlite3
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from git_remotes import git_http_server, make_remote
-
 from chaos import checks, evidence, outside, victim
-from chaos.evidence import Window, World
+from chaos.evidence import Event, Window, World
 from chaos.outside import Caller, Courier, Data, Deeds, Door, Pusher
+from git_remotes import git_http_server, make_remote
 
 LONGEST_LIFE_S = 2.5
 SETTLE_S = 180.0
@@ -116,7 +115,7 @@ class _Weather:
     repository: Path
     kills_at: list[int] = field(default_factory=list)  # microseconds
     aims: Counter[str] = field(default_factory=Counter)
-    starts: int = 0
+    starts_at: list[int] = field(default_factory=list)
     facts: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
@@ -268,8 +267,8 @@ class _Weather:
     # The service
 
     def _start(self) -> None:
-        self.starts += 1
-        self.victim = victim.start(self.machine, self.starts)
+        self.starts_at.append(_now())
+        self.victim = victim.start(self.machine, len(self.starts_at))
 
     def _running(self) -> victim.Victim:
         assert self.victim is not None
@@ -297,11 +296,11 @@ class _Weather:
             self.deeds.problems.append(f"life {running.number} wrote to stderr: {text}")
 
     def _progress(self, number: int) -> str:
+        kind = "power cuts" if self.storm.power_cut else "kills"
+        runs, open_ = len(self.rows.rows("SELECT run FROM runs")), self.rows.open_runs()
         return (
-            f"seed {self.storm.seed}: {number} of {self.storm.kills} "
-            f"{'power cuts' if self.storm.power_cut else 'kills'}, "
-            f"{len(self.rows.rows('SELECT run FROM runs'))} runs, {self.rows.open_runs()} open, "
-            f"{self.deeds.pushes} pushes"
+            f"seed {self.storm.seed}: {number} of {self.storm.kills} {kind}, {runs} runs, "
+            f"{open_} open, {self.deeds.pushes} pushes"
         )
 
     def end(self) -> None:
@@ -377,11 +376,11 @@ def _figures(world: World, weather: _Weather, *, seconds: float) -> dict[str, ob
     types = Counter(event.type for event in events)
     ended = [event.data for event in events if event.type == "Ended"]
     return {
-        "starts": weather.starts,
+        "starts": len(weather.starts_at),
         "runs": len(world.runs),
         "launches": types["Launched"],
-        "over a kill": _over_a_kill(world, weather.kills_at),
-        "adopted": weather.facts["step_adopted"],
+        "open at a kill": sum(1 for _ in _open_at_a_kill(world, weather.kills_at)),
+        "adopted": _adopted(world, weather),
         "voided": types["LaunchVoided"],
         "lost": sum(bool(data.get("lost")) for data in ended),
         "retries": sum(data["attempt"] > 1 for data in ended),
@@ -394,16 +393,26 @@ def _figures(world: World, weather: _Weather, *, seconds: float) -> dict[str, ob
     }
 
 
-def _over_a_kill(world: World, kills_at: list[int]) -> int:
-    """Launches that were open while the service was killed."""
-    over = 0
+def _open_at_a_kill(world: World, kills_at: list[int]) -> Iterator[tuple[int, Event]]:
+    """Launches that were open when the service was killed: the last such moment, and their end."""
     for events in world.events.values():
         began = {e.data["launch"]: e.at for e in events if e.type == "Launched"}
         for event in events:
             if event.type in ("Ended", "LaunchVoided") and event.data["launch"] in began:
-                span = (began[event.data["launch"]], event.at)
-                over += any(span[0] < at < span[1] for at in kills_at)
-    return over
+                during = [at for at in kills_at if began[event.data["launch"]] < at < event.at]
+                if during:
+                    yield during[-1], event
+
+
+def _adopted(world: World, weather: _Weather) -> int:
+    """Launches that were still running when the service came back."""
+    back = {
+        kill: start for kill, start in zip(weather.kills_at, weather.starts_at[1:], strict=True)
+    }
+    return sum(
+        event.at > back[kill] and event.type == "Ended" and not event.data.get("lost")
+        for kill, event in _open_at_a_kill(world, weather.kills_at)
+    )
 
 
 def _write_down(folder: Path, world: World, broken: list[str]) -> None:

@@ -77,16 +77,19 @@ steps:
       finish 0
 handlerOn:
   success:
-    command: . ./effects.sh; begin; sleep 0.1; [ "$DAG_RUN_STATUS" = succeeded ] || finish 9; finish 0
+    command: |
+      . ./effects.sh; begin; sleep 0.1
+      [ "$DAG_RUN_STATUS" = succeeded ] || finish 9
+      finish 0
   exit:
     command: . ./effects.sh; begin; finish 0
 """
 
 LEAVES = 5
 FAN = (
-    f"""\
+    """\
 # chaos: push main
-on: {{push: {{branches: [main]}}}}
+on: {push: {branches: [main]}}
 maxActiveRuns: 3
 params:
   - NAP: "0.1"

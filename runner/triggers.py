@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 
-
 _STAMP = "%Y-%m-%dT%H:%MZ"
 
 

@@ -154,6 +154,7 @@ class Reconciler:
             if not (entry := entries[definition.path, definition.blob]).problems
         }
         restored = Applied(self._name, ref, row.applied, row.applied_commit, workflows)
+        self._ticker.hold()
         await self._enforce(restored)
         return (self._served(ref), self._url) == (ref, row.url)
 
@@ -163,6 +164,7 @@ class Reconciler:
             while True:
                 self._nudged.clear()
                 wait = await self._attempt()
+                self._ticker.release()
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(wait):
                         await self._nudged.wait()
@@ -259,8 +261,8 @@ class Reconciler:
         rows = [*in_force.writes(before, after), *await self._left_behind(after)]
         if not rows and before.commit == tip:
             return ""
-        # What is due under the old definitions is fired before the new ones take their place.
-        await self._ticker.fire_due(at)
+        # What is due under the old definitions is settled before the new ones take their place.
+        change.writes += await self._ticker.hand_over(after, at=at)
         change.writes += [*rows, RaiseApplied(self._name, after.n, tip, at)]
         diff = catalogs.diff(before.entries, after.entries)
         change.done = Reconciled(after, diff, catalog)

@@ -37,9 +37,7 @@ def next_fire(cron: str, *, zone: str, after: datetime, workflow_id: str) -> dat
             return slot
 
 
-def slots_after(
-    cron: str, *, zone: str, after: datetime, workflow_id: str
-) -> Iterator[datetime]:
+def slots_after(cron: str, *, zone: str, after: datetime, workflow_id: str) -> Iterator[datetime]:
     """All slots later than `after`, in order, without end: `next_fire` again and again, but the
     text is read once."""
     fields, own_zone = split(cron)

@@ -16,7 +16,14 @@ from datetime import datetime, timedelta
 
 from runner.control import schedule
 from runner.control.applied import Applied
-from runner.triggers import missed_key, missed_prefix, prefixes_until, slot_of, tick_key, tick_prefix
+from runner.triggers import (
+    missed_key,
+    missed_prefix,
+    prefixes_until,
+    slot_of,
+    tick_key,
+    tick_prefix,
+)
 from storage.records import NoteTrigger, TriggerRow
 from storage.store import Store
 
@@ -43,9 +50,7 @@ class Timer:
 
     def following(self, after: datetime) -> datetime:
         """The first slot later than `after`."""
-        return schedule.next_fire(
-            self.cron, zone=self.zone, after=after, workflow_id=self.workflow
-        )
+        return schedule.next_fire(self.cron, zone=self.zone, after=after, workflow_id=self.workflow)
 
     def preceding(self, before: datetime) -> datetime:
         """The last slot earlier than `before`."""
@@ -64,7 +69,7 @@ class Timer:
 @dataclass(slots=True)
 class Due:
     """What one workflow has due. `stood` is where each timer was, `fresh` the slots that may still
-    fire, `late` the timers with slots that may not: from the given one until before `fresh_from`."""
+    fire, `late` the timers with slots that may not: from that slot until before `fresh_from`."""
 
     workflow: str
     fresh_from: datetime
@@ -76,12 +81,13 @@ class Due:
 @dataclass(frozen=True, slots=True)
 class Missed:
     """Slots of one schedule that are too old to fire: the `newest` in order, and of those that are
-    older their number (at most MOST_COUNTED) with the first and the last."""
+    older their number (there may be `more`) with the first and the last."""
 
     newest: Sequence[datetime]
     older: int = 0
     first: datetime | None = None
     last: datetime | None = None
+    more: bool = False
 
 
 class Turns:
@@ -129,16 +135,17 @@ async def take(
     raise AssertionError("slots have no end")
 
 
-async def missed(timer: Timer, first: datetime, *, until: datetime, turns: Turns) -> Missed:
+async def missed(timer: Timer, first: datetime, *, until: datetime) -> Missed:
     """The slots from the slot `first` until before `until`."""
     newest: deque[datetime] = deque(maxlen=MOST_NOTED)
-    count, last = 0, None
+    count, last, more = 0, None, False
+    turns = Turns()
     for slot in timer.since(first):
         if slot >= until:
             break
         if count == MOST_COUNTED + MOST_NOTED:
             newest = await _newest_before(timer, until, turns=turns)
-            last = timer.preceding(newest[0])
+            last, more = timer.preceding(newest[0]), True
             break
         if len(newest) == MOST_NOTED:
             last = newest[0]
@@ -147,7 +154,7 @@ async def missed(timer: Timer, first: datetime, *, until: datetime, turns: Turns
         await turns.give()
     if last is None:
         return Missed(newest)
-    return Missed(newest, count - MOST_NOTED, first, last)
+    return Missed(newest, count - MOST_NOTED, first, last, more)
 
 
 async def _newest_before(timer: Timer, until: datetime, *, turns: Turns) -> deque[datetime]:
@@ -165,11 +172,9 @@ def missed_notes(
     notes = []
     if found.last is not None:
         older = {"slots": found.older, "first": found.first, "last": found.last}
-        if found.older == MOST_COUNTED:
+        if found.more:
             older["and_more"] = True
-        notes.append(
-            note(repository, timer, found.last, "missed", at=at, cause={**older, **cause})
-        )
+        notes.append(note(repository, timer, found.last, "missed", at=at, cause={**older, **cause}))
     return notes + [
         note(repository, timer, slot, "missed", at=at, cause=cause) for slot in found.newest
     ]

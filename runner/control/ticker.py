@@ -1,45 +1,42 @@
 """Fires the cron slots of one repository's workflows.
 
-Keeps the next time of each schedule in a heap and sleeps until the first; a slot's transaction
-names the applied number that it was computed from, so that an old schedule cannot fire after a
-new one took effect. Leaves cron arithmetic to `schedule`. Its rule: the slot is the key, so
-nothing fires twice, whatever restarts or clock jumps happen.
+Sleeps until the first slot of its timetable; a slot's transaction names the applied number that it
+was computed from, so that an old schedule cannot fire after a new one took effect. Leaves which
+slots are due to `slots`. Its rule: the slot is the key, so nothing fires twice, whatever restarts
+or clock jumps happen; and what is due stays due until a row says what became of it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import heapq
-import itertools
-from collections.abc import Callable, Mapping
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
 
 import structlog
 
-from runner.control import schedule
+from runner.control import applied as in_force
+from runner.control import slots
 from runner.control.applied import Applied, Definition
 from runner.control.intake import DefinitionUnreadable, Intake, UnfitParams, verdict
+from runner.control.slots import Due, Timer
+from runner.control.timetable import Timetable
 from runner.triggers import Trigger, TriggerType, tick_key
-from storage.records import PutTrigger, RequireApplied, RequireRoom
-from storage.store import Busy, Conflict, Duplicate, Store
+from storage.records import NoteTrigger, PutDefinition, PutTrigger, RequireApplied, RequireRoom
+from storage.store import Busy, Conflict, Duplicate, StorageError, Store
 
 UNFINISHED = ("queued", "running", "waiting")
+LEAST_GRACE_S = 10.0  # a slot is always some milliseconds late
+FIRST_LOOK_S = 30.0
 _LONGEST_SLEEP_S = 60.0  # so that a jump of the clock is noticed
-_SLICE = 50  # schedules computed before other tasks get a turn: about 5 ms
+_RETRY_S = 5.0
+_SWAP_S = 1.0  # a look that raised the applied number hands the new definitions over within it
+_BACK = timedelta(seconds=1)  # less is the clock being trimmed
 
 _log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Timer:
-    """One cron of one workflow. `zone` is the IANA name written in the file, None: the setting."""
-
-    workflow: str
-    cron: str
-    zone: str | None
-    live_from: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,29 +67,80 @@ class Ticker:
         self._intake = intake
         self._clock = clock
         self._zone = zone
-        self._grace = timedelta(seconds=grace_s)
+        self._grace = timedelta(seconds=max(grace_s, LEAST_GRACE_S))
         self._applied = Applied("", "")
-        self._next: dict[Timer, datetime] = {}
-        self._heap: list[tuple[datetime, int, Timer]] = []
+        self._table = Timetable()
         self._changed = asyncio.Event()
         self._firing = asyncio.Lock()
-        self._order = itertools.count()
+        self._restored = False
+        self._released = asyncio.Event()
+        self._released.set()
+        self._held_at: datetime | None = None
+        self._seen = datetime.min.replace(tzinfo=UTC)  # the clock at the last wake
+        # Slots up to here may have fired before this process, or the clock's going back, began.
+        self._doubtful = self._seen
+        self._born: dict[tuple[str, datetime], datetime] = {}  # (workflow, false live_from) → true
+        self._overtaken = False  # by a swap whose `replace` has yet to come
+        self._trouble: dict[str, str] = {}  # workflow → what kept its slots from being settled
+
+    # What is in force
 
     async def replace(self, applied: Applied) -> None:
         """Take `applied` as what is in force. Next times of unchanged schedules are kept."""
         async with self._firing:
-            earliest = self._clock() - self._grace
-            following: dict[Timer, datetime] = {}
-            for number, timer in enumerate(_timers(applied), start=1):
-                known = self._next.get(timer)
-                following[timer] = known or self._following(timer, max(timer.live_from, earliest))
-                if number % _SLICE == 0:
-                    await asyncio.sleep(0)
+            now = await self._look_at_clock()
+            applied = await self._amend(applied, now)
+            since = {} if self._restored else await self._settled_until(applied, now)
+            await self._table.replace(self._timers(applied), since=since)
             self._applied = applied
-            self._next = following
-            self._heap = [(at, next(self._order), timer) for timer, at in following.items()]
-            heapq.heapify(self._heap)
+            self._restored = True
         self._changed.set()
+
+    def _timers(self, applied: Applied) -> list[Timer]:
+        return slots.timers(applied, zone=self._zone)
+
+    async def _settled_until(self, applied: Applied, now: datetime) -> dict[str, datetime]:
+        """After a restart: workflow → up to where its slots need no row, without those that can
+        still fire, which are looked at one by one. No entry: from its begin on."""
+        fresh_from = now - self._grace
+        old = [w for w, live in applied.workflows.items() if live.live_from < fresh_from]
+        self._doubtful = now
+        until = await slots.explained_until(self._store, applied.repository, old, at=now)
+        return {workflow: min(at, fresh_from) for workflow, at in until.items()}
+
+    def hold(self) -> None:
+        """Let what is due wait for `release`, for FIRST_LOOK_S at most: a service that was away
+        looks at the repository before it fires what came due meanwhile."""
+        self._released.clear()
+        self._held_at = self._clock()
+
+    def release(self) -> None:
+        """The first look has ended, with or without success."""
+        self._released.set()
+
+    async def hand_over(self, after: Applied, *, at: datetime) -> tuple[NoteTrigger, ...]:
+        """Settle what is due up to `at` before `after` takes effect; what it returns must be
+        written with the swap.
+
+        What is due fires under the old definitions. Not so while it is held: what came due while
+        the service was away, of schedules that `after` has no more, is noted as removed.
+        """
+        if self._released.is_set():
+            await self.fire_due(at)
+            return ()
+        async with self._firing:
+            now = await self._look_at_clock()
+            kept = set(self._timers(self._amended(after, now)))
+            notes: list[NoteTrigger] = []
+            for timer in self._table.next.keys() - kept:
+                notes += await self._removed(timer, min(at, now))
+            return tuple(notes)
+
+    async def _removed(self, timer: Timer, at: datetime) -> list[NoteTrigger]:
+        due = await self._table.due_of(timer, at, fresh_from=self._fresh_from(at))
+        notes = await self._late(due, at=at)
+        left = due.fresh.keys() - await self._decided(timer.workflow, due.fresh)
+        return [*notes, *(self._note(timer, slot, "removed", at=at) for slot in sorted(left))]
 
     def lines(self) -> list[ScheduleLine]:
         """Every live schedule, by workflow."""
@@ -103,145 +151,204 @@ class Ticker:
                 timer.workflow,
                 applied.workflows[timer.workflow].entry.name,
                 timer.cron,
-                timer.zone or self._zone,
+                timer.zone,
                 at,
             )
-            for timer, at in sorted(self._next.items(), key=lambda item: item[0].workflow)
+            for timer, at in sorted(self._table.next.items(), key=lambda item: item[0].workflow)
         ]
 
     def next_times(self) -> Mapping[str, datetime]:
         """Workflow → the earliest next slot of its schedules."""
         times: dict[str, datetime] = {}
-        for timer, at in self._next.items():
+        for timer, at in self._table.next.items():
             times[timer.workflow] = min(at, times.get(timer.workflow, at))
         return times
 
+    # The clock
+
+    async def _look_at_clock(self) -> datetime:
+        """Now. If the clock went back, what it skipped or was wrong about is planned again."""
+        now = self._clock()
+        back, self._seen = self._seen - now, now
+        if back > _BACK:
+            _log.warning(
+                "clock_went_back", repository=self._applied.repository, by_s=back.total_seconds()
+            )
+            await self._plan_again(now)
+        return now
+
+    async def _plan_again(self, now: datetime) -> None:
+        """Slots that fired in the wrong future have done so; all others are still to come."""
+        before = self._timers(self._applied)
+        self._applied = await self._amend(self._applied, now)
+        self._doubtful = now
+        same = dict(zip(before, self._timers(self._applied), strict=True))
+        await self._table.plan_again(same, after=now - self._grace)
+
+    async def _amend(self, applied: Applied, now: datetime) -> Applied:
+        """`applied` without schedules that begin in the future, kept for the next start too."""
+        amended = self._amended(applied, now)
+        rows = [
+            PutDefinition(in_force.to_row(amended, workflow, amended.workflows[workflow]))
+            for workflow, live in applied.workflows.items()
+            if live.live_from > now
+        ]
+        if rows:
+            try:
+                await self._store.write(RequireApplied(applied.repository, applied.n), *rows)
+            except StorageError as error:  # it holds for as long as this process lives
+                _log.warning("schedule_begin_not_kept", problem=str(error))
+        return amended
+
+    def _amended(self, applied: Applied, now: datetime) -> Applied:
+        """A schedule that came while the clock was ahead counts from when that was noticed."""
+        workflows = dict(applied.workflows)
+        for workflow, live in applied.workflows.items():
+            if live.live_from > now:
+                self._born.setdefault((workflow, live.live_from), now)
+            begin = self._born.get((workflow, live.live_from))
+            if begin is not None:
+                workflows[workflow] = dataclasses.replace(live, live_from=begin)
+        return dataclasses.replace(applied, workflows=MappingProxyType(workflows))
+
     async def run_forever(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FIRST_LOOK_S):
+                await self._released.wait()
+        self.release()
         while True:
             self._changed.clear()
             try:
                 await self.fire_due(self._clock())
             except Exception:  # noqa: BLE001 (the loop's edge)
                 _log.exception("ticker_failed", repository=self._applied.repository)
-                await asyncio.sleep(5)
+                await asyncio.sleep(_RETRY_S)
             await self._sleep()
-
-    async def fire_due(self, at: datetime) -> None:
-        """Fire every slot up to `at` that may still fire, of each workflow the newest."""
-        async with self._firing:
-            due = self._due(at)
-            failed = [
-                error
-                for error in await asyncio.gather(
-                    *(self._fire(timer, slot, at=at) for slot, timer in due.values()),
-                    return_exceptions=True,
-                )
-                if error is not None
-            ]
-        if failed:
-            raise failed[0]
-
-    def _due(self, at: datetime) -> dict[str, tuple[datetime, Timer]]:
-        """Take what is due off the heap: of each workflow the newest slot."""
-        due: dict[str, tuple[datetime, Timer]] = {}
-        while self._heap and self._heap[0][0] <= at:
-            planned, _, timer = heapq.heappop(self._heap)
-            if planned != self._next[timer]:
-                continue  # put back, and planned again since
-            slot, following = self._newest_slot(timer, at)
-            self._plan(timer, following)
-            best = due.get(timer.workflow)
-            if slot is not None and (best is None or slot > best[0]):
-                due[timer.workflow] = (slot, timer)
-        return due
-
-    def _plan(self, timer: Timer, at: datetime) -> None:
-        self._next[timer] = at
-        heapq.heappush(self._heap, (at, next(self._order), timer))
-
-    def _newest_slot(self, timer: Timer, at: datetime) -> tuple[datetime | None, datetime]:
-        """(the newest slot in (at - grace, at], if any; the first slot after `at`)."""
-        slot = None
-        following = self._next[timer]
-        if following < at - self._grace:
-            _log.warning("slots_missed", workflow=timer.workflow, first=following.isoformat())
-            following = self._following(timer, at - self._grace)
-        while following <= at:
-            slot = following
-            following = self._following(timer, slot)
-        return slot, following
-
-    def _following(self, timer: Timer, after: datetime) -> datetime:
-        return schedule.next_fire(
-            timer.cron,
-            zone=timer.zone or self._zone,
-            after=after,
-            workflow_id=timer.workflow,
-        )
-
-    async def _fire(self, timer: Timer, slot: datetime, *, at: datetime) -> None:
-        applied = self._applied
-        definition = applied.definition(timer.workflow)
-        if definition is None:
-            return
-        trigger = self._trigger(timer, slot, at=at, repository=applied.repository)
-        require = RequireApplied(applied.repository, applied.n)
-        cause = {"slot": slot, "schedule": timer.cron, "zone": timer.zone or self._zone}
-        try:
-            run, writes = await self._intake.start(definition, trigger, cause=cause)
-            await self._store.write(require, self._room(definition), *writes)
-        except Busy:
-            await self._refuse(verdict(definition, trigger, "overlap", cause=cause), require)
-            _log.info("slot_skipped", workflow=timer.workflow, slot=slot.isoformat())
-        except Duplicate:
-            _log.debug("slot_known", workflow=timer.workflow, slot=slot.isoformat())
-        except Conflict:
-            # Another catalog took effect; `replace` comes, and finds the slot still to be fired.
-            self._next[timer] = slot
-        except (UnfitParams, DefinitionUnreadable) as error:
-            await self._refuse(verdict(definition, trigger, "broken", cause=cause), require)
-            _log.error("slot_refused", workflow=timer.workflow, problem=str(error))
-        except Exception:
-            self._plan(timer, slot)
-            raise
-        else:
-            _log.info("slot_fired", workflow=timer.workflow, slot=slot.isoformat(), run=run)
-            self._intake.queued(applied.repository, timer.workflow)
-
-    async def _refuse(self, row: PutTrigger, require: RequireApplied) -> None:
-        with contextlib.suppress(Duplicate, Conflict):
-            await self._store.write(require, row)
-
-    @staticmethod
-    def _room(definition: Definition) -> RequireRoom:
-        return RequireRoom(definition.repository, definition.workflow, UNFINISHED, 1)
-
-    def _trigger(self, timer: Timer, slot: datetime, *, at: datetime, repository: str) -> Trigger:
-        zone = timer.zone or self._zone
-        return Trigger(
-            TriggerType.SCHEDULE,
-            tick_key(repository, timer.workflow, kind="start", slot=slot),
-            at,
-            slot=slot,
-            previous_slot=schedule.previous_fire(
-                timer.cron, zone=zone, before=slot, workflow_id=timer.workflow
-            ),
-        )
 
     async def _sleep(self) -> None:
         wait = _LONGEST_SLEEP_S
-        if self._heap:
-            wait = min(wait, (self._heap[0][0] - self._clock()).total_seconds())
+        if self._table.first is not None:
+            wait = min(wait, (self._table.first - self._clock()).total_seconds())
+        if self._overtaken:
+            wait = max(wait, _SWAP_S)
         if wait <= 0:
             return
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(wait):
                 await self._changed.wait()
 
+    # What is due
 
-def _timers(applied: Applied) -> list[Timer]:
-    return [
-        Timer(workflow, cron, zone, live.live_from)
-        for workflow, live in applied.workflows.items()
-        for cron, zone in live.entry.crons
-    ]
+    async def fire_due(self, at: datetime) -> None:
+        """Fire every slot up to `at` that may still fire, of each workflow the newest; the others
+        get a row that says why not. Raises what kept a workflow's slots from it; they stay due."""
+        async with self._firing:
+            at = min(at, await self._look_at_clock())
+            self._overtaken = False
+            dues = await self._table.take_due(at, fresh_from=self._fresh_from(at))
+            settled = await asyncio.gather(
+                *(self._settle(due, at=at) for due in dues), return_exceptions=True
+            )
+            failed = [error for error in settled if error is not None]
+            if not failed:
+                self._held_at = None
+        if failed:
+            raise failed[0]
+
+    def _fresh_from(self, at: datetime) -> datetime:
+        """The earliest slot that may still fire. Time for which it was held does not count."""
+        held_s = 0.0 if self._held_at is None else (at - self._held_at).total_seconds()
+        return at - self._grace - timedelta(seconds=min(max(held_s, 0), FIRST_LOOK_S))
+
+    async def _settle(self, due: Due, *, at: datetime) -> None:
+        """Fire the newest slot that may, after the rows of the others: if the service dies between,
+        its next start sees that this one has none."""
+        try:
+            notes = await self._late(due, at=at)
+            newest = max(due.fresh, default=None)
+            doubtful = len(due.fresh) > 1 or (newest is not None and newest <= self._doubtful)
+            known = await self._decided(due.workflow, due.fresh) if doubtful else frozenset()
+            notes += [
+                self._note(due.fresh[slot], slot, "superseded", at=at, by=newest)
+                for slot in sorted(due.fresh.keys() - known - {newest})
+            ]
+            if notes:
+                await self._store.write(self._current(), *notes)
+            if newest is not None and newest not in known:
+                await self._fire(due.fresh[newest], newest, at=at)
+        except Conflict:
+            # Another catalog took effect; `replace` comes, and finds the slot still to be fired.
+            self._table.put_back(due)
+            self._overtaken = True
+        except Exception as error:
+            self._table.put_back(due)
+            self._trouble[due.workflow] = str(error)
+            raise
+        else:
+            self._trouble.pop(due.workflow, None)
+
+    async def _late(self, due: Due, *, at: datetime) -> list[NoteTrigger]:
+        """Rows for the slots of `due` that are too old."""
+        notes: list[NoteTrigger] = []
+        trouble = self._trouble.get(due.workflow)
+        for timer, first in due.late.items():
+            found = await slots.missed(timer, first, until=due.fresh_from)
+            _log.warning("slots_missed", workflow=timer.workflow, first=first.isoformat())
+            known = await self._decided(timer.workflow, found.newest)
+            found = dataclasses.replace(
+                found, newest=[slot for slot in found.newest if slot not in known]
+            )
+            cause = {} if trouble is None else {"problems": [trouble]}
+            notes += slots.missed_notes(self._applied.repository, timer, found, at=at, cause=cause)
+        return notes
+
+    async def _decided(self, workflow: str, candidates: Iterable[datetime]) -> frozenset[datetime]:
+        return await slots.decided(self._store, self._applied.repository, workflow, candidates)
+
+    def _note(
+        self, timer: Timer, slot: datetime, word: str, *, at: datetime, **cause: datetime | None
+    ) -> NoteTrigger:
+        return slots.note(self._applied.repository, timer, slot, word, at=at, cause=cause)
+
+    def _current(self) -> RequireApplied:
+        return RequireApplied(self._applied.repository, self._applied.n)
+
+    # Firing
+
+    async def _fire(self, timer: Timer, slot: datetime, *, at: datetime) -> None:
+        """Queue the slot's run, or write why it does not run. Raises Conflict."""
+        definition = self._applied.definition(timer.workflow)
+        if definition is None:
+            raise RuntimeError(f'schedule of workflow "{timer.workflow}", which is not in force')
+        trigger = self._trigger(timer, slot, at=at)
+        cause = {"slot": slot, "schedule": timer.cron, "zone": timer.zone}
+        try:
+            run, writes = await self._intake.start(definition, trigger, cause=cause)
+            await self._store.write(self._current(), self._room(definition), *writes)
+        except Busy:
+            await self._refuse(verdict(definition, trigger, "overlap", cause=cause))
+            _log.info("slot_skipped", workflow=timer.workflow, slot=slot.isoformat())
+        except Duplicate:
+            _log.debug("slot_known", workflow=timer.workflow, slot=slot.isoformat())
+        except (UnfitParams, DefinitionUnreadable) as error:
+            problems = {**cause, "problems": [str(error)]}
+            await self._refuse(verdict(definition, trigger, "broken", cause=problems))
+            _log.error("slot_refused", workflow=timer.workflow, problem=str(error))
+        else:
+            event = "slot_skipped" if run is None else "slot_fired"  # None: the queue is full
+            _log.info(event, workflow=timer.workflow, slot=slot.isoformat(), run=run)
+            self._intake.queued(definition.repository, timer.workflow)
+
+    async def _refuse(self, row: PutTrigger) -> None:
+        with contextlib.suppress(Duplicate):
+            await self._store.write(self._current(), row)
+
+    @staticmethod
+    def _room(definition: Definition) -> RequireRoom:
+        return RequireRoom(definition.repository, definition.workflow, UNFINISHED, 1)
+
+    def _trigger(self, timer: Timer, slot: datetime, *, at: datetime) -> Trigger:
+        key = tick_key(self._applied.repository, timer.workflow, kind="start", slot=slot)
+        return Trigger(
+            TriggerType.SCHEDULE, key, at, slot=slot, previous_slot=timer.preceding(slot)
+        )

@@ -113,7 +113,14 @@ class House:
 
     async def verdicts(self) -> dict[str, str]:
         """Trigger key → verdict."""
-        return {row.key: row.verdict for row in await self.store.triggers(repository="ops")}
+        rows = await self.store.triggers(repository="ops", limit=10_000)
+        return {row.key: row.verdict for row in rows}
+
+    async def restart(self, **forward: float) -> None:
+        """End the service, and begin it again when so much time has passed."""
+        self.clock.forward(**forward)
+        self.build()
+        await self.reconciler.restore()
 
     async def finish(self, run: str, *, status: str = "succeeded") -> RunRow:
         """Give the run the end that the engine would give it, with what it then owes."""

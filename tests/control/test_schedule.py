@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runner.control.schedule import check, next_fire, previous_fire
+from runner.control.schedule import check, next_fire, previous_fire, slots_after
 
 
 def at(text: str) -> datetime:
@@ -94,6 +95,22 @@ def test_going_back_finds_the_slots_that_going_forward_found(
     )
     assert first.second == first.microsecond == 0
     assert first.tzinfo is UTC
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    cron=st.sampled_from([*CRONS, "*/7 * * * *", "30 * * * *"]),
+    zone=st.sampled_from(ZONES),
+    # days with and around a change of the clock in one of the zones, and one without
+    day=st.sampled_from(["2026-04-04", "2026-03-28", "2026-10-24", "2026-10-31", "2026-07-01"]),
+    seconds=st.integers(0, 36 * 3600),
+)
+def test_walking_finds_the_slots_that_single_steps_find(
+    cron: str, zone: str, day: str, seconds: int
+) -> None:
+    slot = start = at(day) + timedelta(seconds=seconds)
+    single = [slot := next_fire(cron, zone=zone, after=slot, workflow_id="w") for _ in range(40)]
+    assert list(islice(slots_after(cron, zone=zone, after=start, workflow_id="w"), 40)) == single
 
 
 @pytest.mark.parametrize("zone", ["Europe/London", "Australia/Lord_Howe"])

@@ -39,6 +39,7 @@ from storage.records import PutValues, RunRow, Write
 from storage.store import Conflict, StorageError
 
 STORE_RETRY_S = 1.0
+LONGEST_SLEEP_S = 60.0
 BEFORE_PREPARATION = 2  # a run's first facts, Queued and Started, begin nothing
 
 Effect = Callable[[], None]
@@ -118,7 +119,8 @@ class Supervisor:
         due = plan.next_due(self._state)
         timer = None
         if due is not None:
-            delay_s = max(0.0, (due - self._parts.clock()).total_seconds())
+            # the loop's clock stands still while the machine is suspended
+            delay_s = min(max(0.0, (due - self._parts.clock()).total_seconds()), LONGEST_SLEEP_S)
             timer = asyncio.get_running_loop().call_later(delay_s, self._wake.set)
         try:
             await self._wake.wait()
@@ -138,7 +140,12 @@ class Supervisor:
         running = [step for step in begun if step.status is StepStatus.RUNNING]
         if all(step.boot_id != self._parts.boot_id for step in running):
             attempts.mend_files()
-        await asyncio.gather(*(self._resume(step) for step in running))
+        found = await asyncio.gather(*(self._resume(step) for step in running))
+        if found:
+            import structlog  # here: it loads rich, which a run seldom needs
+
+            counts = {word: found.count(word) for word in ("running", "ended", "void", "lost")}
+            structlog.get_logger(__name__).info("steps_taken_up", run=self.run, **counts)
         if state.preparation is Preparation.GOING_ON:
             end_evaluations(self._evaluation_mark(None))
             self._hold()
@@ -149,7 +156,8 @@ class Supervisor:
                 self._hold()
                 self._begin_preparation(step.step.name)
 
-    async def _resume(self, step: StepState) -> None:
+    async def _resume(self, step: StepState) -> str:
+        """What became of a step that ran: `running`, `ended`, `void` or `lost`."""
         task = self._attempts.earlier_task(step)
         self._hold()
         earlier = Earlier(
@@ -164,13 +172,15 @@ class Supervisor:
             self._release()
             now = self._parts.clock()
             self._deliver((LaunchVoided(now, task.step, task.attempt, task.launch), ()))
-        elif isinstance(found, Outcome):
+            return "void"
+        if isinstance(found, Outcome):
             finding = await asyncio.to_thread(self._attempts.findings, task)
             self._concluded(task, found, finding)
-        else:
-            self._executions[task.step] = found
-            if step.stop_signal_sent is not None:
-                found.send(step.stop_signal_sent)  # whether it was sent nobody knows
+            return "lost" if found.lost else "ended"
+        self._executions[task.step] = found
+        if step.stop_signal_sent is not None:
+            found.send(step.stop_signal_sent)  # whether it was sent nobody knows
+        return "running"
 
     # The loop
 

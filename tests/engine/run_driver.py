@@ -14,13 +14,14 @@ from runner.engine.events import (
     Ended,
     Event,
     Launched,
+    LaunchVoided,
     PreparationStarted,
     Prepared,
     Queued,
     Started,
     StopRequested,
 )
-from runner.engine.state import RunState, apply, fresh
+from runner.engine.state import RunState, apply, fold, fresh
 from runner.language.load import load
 from runner.language.model import Workflow
 from runner.triggers import Trigger, TriggerType
@@ -98,6 +99,7 @@ class Driver:
         launched = self.alive.pop(step)
         at = self.state.steps[self.state.index[step]]
         reason = plan.failure(at, exit_code=code, signal=signal, error="")
+        lost = plan.is_lost(at, unknown=False)
         self.fact(
             Ended(
                 self.now,
@@ -109,9 +111,33 @@ class Driver:
                 reason,
                 retryable=retryable,
                 output_matched=matched,
+                lost=lost,
             )
         )
         self.decide()
+
+    def void(self, step: str) -> None:
+        """A launch of an earlier life never began."""
+        launched = self.alive.pop(step)
+        self.fact(LaunchVoided(self.now, step, launched.attempt, launched.launch))
+        self.decide()
+
+    def lose(self, step: str) -> None:
+        """Nobody can know how the step ended."""
+        launched = self.alive.pop(step)
+        at = self.state.steps[self.state.index[step]]
+        reason = plan.failure(at, exit_code=None, signal=None, error="lost")
+        lost = plan.is_lost(at, unknown=True)
+        self.fact(
+            Ended(self.now, step, launched.attempt, launched.launch, None, None, reason, lost=lost)
+        )
+        self.decide()
+
+    def restart(self) -> None:
+        """Another life: the state is folded again from what was recorded."""
+        self.state = fold(
+            self.workflow, self.events, prepares=scope.steps_to_prepare(self.workflow)
+        )
 
     def wait(self, seconds: float) -> None:
         self.now += timedelta(seconds=seconds)

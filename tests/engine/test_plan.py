@@ -5,6 +5,9 @@ from __future__ import annotations
 import pytest
 from run_driver import Driver, workflow
 
+from runner.engine.events import Ended, Launched
+from runner.engine.plan import interruptions
+
 
 def test_a_chain_runs_in_document_order() -> None:
     run = Driver(
@@ -205,6 +208,77 @@ def test_what_another_attempt_cannot_help_is_not_retried() -> None:
     run = Driver(workflow(RETRY))
     run.end("a", 1, retryable=False)
     assert run.status("a") == "failed"
+
+
+def test_a_void_launch_is_made_again_as_the_same_attempt_in_its_place() -> None:
+    run = Driver(workflow("type: chain\nsteps: [{name: a, command: x}, {name: b, command: x}]"))
+    run.restart()
+    run.void("a")
+    assert [e.attempt for e in run.events if isinstance(e, Launched)] == [1, 1]
+    run.finish_all()
+    assert run.state.status == "succeeded"
+
+
+def test_a_void_launch_is_not_made_again_once_the_run_is_stopped() -> None:
+    run = Driver(workflow("steps: [{name: a, command: x}]"))
+    run.stop()
+    run.void("a")
+    assert run.status("a") == "cancelled"
+    assert run.state.status == "cancelled"
+
+
+def test_a_lost_step_fails_whatever_its_retry_policy_says() -> None:
+    run = Driver(
+        workflow("steps: [{name: a, command: x, retryPolicy: {limit: 9, intervalSec: 0}}]")
+    )
+    run.lose("a")
+    assert (run.status("a"), run.state.steps[0].lost) == ("failed", True)
+    assert run.state.status == "failed"
+
+
+def test_on_loss_retry_ends_after_ten_losses() -> None:
+    run = Driver(workflow("onLoss: retry\nsteps: [{name: a, command: x}]"))
+    for _ in range(10):
+        run.lose("a")
+        assert run.status("a") == "running"
+    run.lose("a")
+    assert run.status("a") == "failed"
+
+
+def test_the_steps_own_on_loss_is_stronger_than_the_workflows() -> None:
+    run = Driver(workflow("onLoss: retry\nsteps: [{name: a, command: x, onLoss: fail}]"))
+    run.lose("a")
+    assert run.status("a") == "failed"
+
+
+def test_a_lost_step_that_was_told_to_stop_keeps_that_reason() -> None:
+    run = Driver(workflow("onLoss: retry\nsteps: [{name: a, command: x, timeoutSec: 5}]"))
+    run.wait(5)
+    run.lose("a")
+    assert run.reason("a") == "timed out after 5 s"
+    assert run.state.steps[0].lost is False
+
+
+def test_steps_that_all_ended_in_time_are_not_overtaken_by_the_runs_limit() -> None:
+    run = Driver(workflow("timeoutSec: 10\nsteps: [{name: a, command: x}]"))
+    launched = run.alive.pop("a")
+    run.fact(Ended(run.now, "a", 1, launched.launch, 0, None, ""))
+    run.wait(60)  # nobody was there to settle the run
+    assert run.state.status == "succeeded"
+
+
+def test_interruptions_end_what_runs_and_leave_the_run() -> None:
+    run = Driver(workflow("onLoss: retry\nsteps: [{name: a, command: x}, {name: b, command: x}]"))
+    run.end("b")
+    first = interruptions(run.state, run.now, kill=False)
+    assert [(s.sent.step, s.sent.signal) for s in first] == [("a", 15)]
+    run.fact(first[0].sent)
+    assert interruptions(run.state, run.now, kill=False) == []
+    assert [s.sent.signal for s in interruptions(run.state, run.now, kill=True)] == [9]
+    run.room = 0
+    run.end("a", 0)
+    assert run.reason("a") == "lost: stopped with the service"
+    assert run.status("a") == "retrying"
 
 
 def test_a_timed_out_attempt_gets_term_then_kill_and_fails() -> None:

@@ -9,7 +9,7 @@ import pytest
 from run_driver import Driver
 
 from runner.engine import journal
-from runner.engine.events import Ended, Finished, Launched, Settled
+from runner.engine.events import Ended, Finished, Launched, LaunchVoided, Settled
 from runner.engine.plan import next_due
 from runner.engine.scope import steps_to_prepare
 from runner.engine.state import FINAL_STEP, fold
@@ -34,6 +34,7 @@ def random_workflow(rng: random.Random) -> Workflow:
                 ),
                 retry=RetryPolicy(rng.randint(0, 2), 3.0) if rng.random() < 0.3 else None,
                 timeout_s=20.0 if rng.random() < 0.2 else None,
+                retry_on_loss=rng.random() < 0.3,
             )
         )
     handler = Step(name="handlerOn.exit", command="x", timeout_s=30.0)
@@ -65,6 +66,11 @@ def simulate(rng: random.Random) -> Driver:
             killed = run.state.steps[run.state.index[step]].stop_signal_sent is not None
             code = 143 if killed and rng.random() < 0.8 else rng.choice([0, 0, 0, 1, 2])
             run.end(step, code, signal=15 if code == 143 else None)
+        elif choice < 0.84:
+            run.restart()
+            for step in [s for s in run.alive if rng.random() < 0.3]:
+                if step in run.alive:
+                    rng.choice([run.void, run.lose])(step)
         elif choice < 0.97:
             run.wait(rng.choice([0, 1, 5]))
         elif len(run.state.stops) < 3:
@@ -101,13 +107,18 @@ def test_the_promises_hold_for_a_random_run(seed: int) -> None:
             assert event.attempt == launches[event.step]
             alive += 1
             assert alive <= run.room
+        elif isinstance(event, LaunchVoided):
+            assert event.attempt == launches[event.step]
+            launches[event.step] -= 1
+            alive -= 1
         elif isinstance(event, Ended):
             assert (event.step, event.attempt) not in ended
             ended.add((event.step, event.attempt))
             alive -= 1
     for step in run.state.steps:
         limit = step.step.retry.limit if step.step.retry else 0
-        assert step.attempt <= limit + 1
+        assert step.attempt <= limit + step.losses + 1
+        assert not step.losses or step.step.retry_on_loss or step.losses == 1
     assert next_due(run.state) is None or run.state.final
 
 

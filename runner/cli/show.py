@@ -79,7 +79,7 @@ def _row(step: dict[str, Any]) -> tuple[str, ...]:
     signal, code = step.get("signal"), step.get("exit_code")
     return (
         step["name"],
-        step["status"],
+        "lost" if step.get("lost") and step["status"] == "failed" else step["status"],
         f"signal {signal}" if signal else "" if code is None else str(code),
         str(step.get("attempts") or ""),
         milliseconds(step.get("duration_ms")),

@@ -94,6 +94,7 @@ _COLOURS = {
     "succeeded": "green",
     "partially_succeeded": "yellow",
     "failed": "red",
+    "lost": "bright_red",
     "cancelled": "magenta",
     "skipped": "bright_black",
     "running": "cyan",

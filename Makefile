@@ -14,7 +14,7 @@ endif
 
 export PYTHON
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench
+.PHONY: help setup demo test check bench chaos
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 16
@@ -32,6 +32,9 @@ check: $(DEV)  ## lint, formatting and types
 
 bench: $(DEV)  ## measure against the floor of this machine
 	@$(PY) -m benchmarks $(ARGS)
+
+chaos: $(DEV)  ## kill the service again and again, and see what is lost (half an hour)
+	@$(PY) -m tests.chaos $(ARGS)
 
 setup: $(DEV)  ## only make .venv, with everything for development
 

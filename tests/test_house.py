@@ -18,7 +18,7 @@ import pytest
 from runner.language.load import load
 
 ROOT = Path(__file__).resolve().parents[1]
-TARGETS = {"help", "setup", "demo", "test", "check", "bench"}
+TARGETS = {"help", "setup", "demo", "test", "check", "bench", "chaos"}
 
 
 def read_toml(name: str) -> dict[str, Any]:

@@ -322,7 +322,8 @@ def logs(world: World) -> Iterator[str]:
         told = f"run {run}, step {event.data['step']}, launch {event.data['launch']}"
         launch, log = world.launches.get(key), event.data["log"]
         if launch is None:
-            yield f"{told} has no files"
+            if not event.data.get("lost"):
+                yield f"{told} has no files"
             continue
         if log is None:
             if not event.data.get("lost"):

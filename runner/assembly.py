@@ -110,10 +110,18 @@ async def serve(
             service = _assemble(
                 settings, store, environ=environ, listener=listener, announcer=announcer
             )
-            await service.begin()
+            await _begun(service)
             return await service.serve(listener)
         finally:
             await store.close()
+
+
+async def _begun(service: _Service) -> None:
+    """Whatever is wrong with the disk or the database is said, not shown as a traceback."""
+    try:
+        await service.begin()
+    except StorageError as error:
+        raise StartRefused(str(error)) from error
 
 
 def _assemble(
@@ -124,10 +132,10 @@ def _assemble(
     listener: socket.socket,
     announcer: Announcer,
 ) -> _Service:
-    configure_git(
-        settings.data / "git", connect_timeout_s=CONNECT_TIMEOUT_S, io_timeout_s=IO_TIMEOUT_S
-    )
     try:
+        configure_git(
+            settings.data / "git", connect_timeout_s=CONNECT_TIMEOUT_S, io_timeout_s=IO_TIMEOUT_S
+        )
         mirror = Mirror(
             settings.data / "repositories" / f"{settings.repository_name}.git",
             url=settings.repository,
@@ -135,6 +143,11 @@ def _assemble(
         )
     except GitError as error:
         raise StartRefused(str(error)) from error
+    except OSError as error:
+        raise StartRefused(
+            f"data folder {settings.data}: {error.strerror} ({error.filename}); "
+            "see to its room, owner and mode"
+        ) from error
     passed = environment.passed(environ, settings.pass_env)
     return _Service(
         settings,

@@ -42,18 +42,38 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def token(file: Path) -> str:
-    """The API's token, made once."""
+    """The API's token, made once. Raises StartRefused."""
     try:
-        handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        text = file.read_text().strip()
-        if not text:
-            raise StartRefused(f"{file} is empty; delete it, a new token is then made") from None
-        return text
-    text = secrets.token_urlsafe(32)
-    with os.fdopen(handle, "w") as opened:
-        opened.write(text + "\n")
+        if file.exists():
+            text = file.read_text().strip()
+            if not text:
+                raise StartRefused(f"{file} is empty; delete it, a new token is then made")
+            return text
+        text = secrets.token_urlsafe(32)
+        _write_whole(file, text + "\n")
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise StartRefused(
+            f"the API's token {file} cannot be kept: {why}; "
+            "see to the room, owner and mode of its folder"
+        ) from error
     return text
+
+
+def _write_whole(file: Path, text: str) -> None:
+    """All of it or, on a full disk, no file."""
+    part = file.with_name(f"{file.name}.new")
+    part.unlink(missing_ok=True)
+    handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(handle, "w") as opened:
+            opened.write(text)
+            opened.flush()
+            os.fsync(handle)
+        part.replace(file)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
 
 
 def url(host: str, listener: socket.socket) -> str:

@@ -13,6 +13,7 @@ import fcntl
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -40,6 +41,8 @@ DATABASE: Final = "dagmill.sqlite"
 LOCK: Final = "lock"
 
 _READERS: Final = 2  # so that one slow list does not hold up the rest
+_LOCK_WAIT_S: Final = 1.0
+_LOCK_LOOK_S: Final = 0.02
 
 _Submission = tuple[tuple[Write, ...], "asyncio.Future[None]"]
 _Question = tuple[Callable[[sqlite3.Connection], Any], "asyncio.Future[Any]"]
@@ -430,10 +433,31 @@ def _told(error: Exception, *, database: Path) -> Exception:
         return error
     told = StorageError(
         f"cannot write {database}: {error}; nothing of this write was stored, "
-        "it can be tried again when the disk takes writes"
+        f"it can be tried again {_remedy(error)}"
     )
     told.__cause__ = error
     return told
+
+
+def _remedy(error: sqlite3.Error) -> str:
+    """When a write that failed may succeed."""
+    match _primary_code(error):
+        case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
+            return "when no other process holds the database; `fuser` tells which one does"
+        case sqlite3.SQLITE_FULL:
+            return "when the disk has room again; free some"
+        case sqlite3.SQLITE_READONLY:
+            return "when its file system can be written again"
+        case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
+            return "when a copy of the database was restored"
+        case _:
+            return "when the disk takes writes"
+
+
+def _primary_code(error: sqlite3.Error) -> int | None:
+    """SQLite's result code without its details; None for what the module itself raised."""
+    code: int | None = getattr(error, "sqlite_errorcode", None)
+    return None if code is None else code & 0xFF
 
 
 # Opening
@@ -451,7 +475,7 @@ def _take(folder: Path) -> int:
             "choose a folder that this user can make and write"
         ) from error
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _lock(lock)
     except BlockingIOError as error:
         holder = os.pread(lock, 32, 0).decode(errors="replace").strip() or "unknown"
         os.close(lock)
@@ -465,9 +489,25 @@ def _take(folder: Path) -> int:
             f"data folder {folder} cannot be locked: {error.strerror}; "
             "choose one on a local file system"
         ) from error
-    os.ftruncate(lock, 0)
-    os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+    with contextlib.suppress(OSError):  # a full disk: then nobody learns who holds it
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
     return lock
+
+
+def _lock(lock: int) -> None:
+    """Lock it, if need be after a moment: of a service that was killed a child that had not yet
+    become a step may hold it. Raises BlockingIOError."""
+    ends = time.monotonic() + _LOCK_WAIT_S
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > ends:
+                raise
+            time.sleep(_LOCK_LOOK_S)
+        else:
+            return
 
 
 def _tighten(folder: Path) -> None:
@@ -499,13 +539,29 @@ def _open_database(
         _migrate(connection, database=database, synchronous=synchronous, known=known)
     except sqlite3.DatabaseError as error:
         connection.close()
-        raise StoreUnusable(
-            f"{database} cannot be used: {error}; restore it, or choose another data folder"
-        ) from error
+        raise StoreUnusable(f"{database} cannot be used: {_why_unusable(error)}") from error
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def _why_unusable(error: sqlite3.Error) -> str:
+    match _primary_code(error):
+        case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
+            return f"{error}; end the other process that holds it (`fuser` tells which), try again"
+        case sqlite3.SQLITE_FULL | sqlite3.SQLITE_IOERR:
+            return f"{error}; does the disk have room and take writes? Free some, try again"
+        case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_CANTOPEN:
+            return (
+                f"{error}; see to its owner and mode and to its file system, "
+                "or choose another data folder"
+            )
+        case _:
+            return (
+                f"{error}; put a copy back in its place, take out what can be read with "
+                "`sqlite3 FILE .recover`, or choose another data folder"
+            )
 
 
 def _connect(database: Path) -> sqlite3.Connection:

@@ -18,10 +18,11 @@ from runner.engine import journal
 from runner.engine.history import History, HistoryError
 from runner.engine.state import RunStatus
 from storage.records import RunRow, Write
-from storage.store import Busy, Conflict, Store
+from storage.store import Busy, Conflict, StorageError, Store
 
 _PAGE = 200
 _LOW_DISK_RETRY_S = 60.0
+_RETRY_S = 1.0
 
 _log = structlog.get_logger(__name__)
 
@@ -88,9 +89,13 @@ class Admission:
                 self._wake.clear()
                 try:
                     await self._admit_all()
+                except StorageError as error:
+                    _log.warning("admission_waits", problem=str(error), wait_s=_RETRY_S)
+                    await asyncio.sleep(_RETRY_S)
+                    self._wake.set()
                 except Exception:  # noqa: BLE001 (the loop's edge)
                     _log.exception("admission_failed")
-                    await asyncio.sleep(1)
+                    await asyncio.sleep(_RETRY_S)
                     self._wake.set()
         finally:
             forget()
@@ -102,7 +107,14 @@ class Admission:
             asyncio.get_running_loop().call_later(_LOW_DISK_RETRY_S, self._wake.set)
             return
         # Together, so that the store commits them together.
-        await asyncio.gather(*(self._admit_queue(queue) for queue in list(self._queues)))
+        queues = list(self._queues)
+        results = await asyncio.gather(
+            *(self._admit_queue(queue) for queue in queues), return_exceptions=True
+        )
+        failed = {q: r for q, r in zip(queues, results, strict=True) if r is not None}
+        self._queues.update(dict.fromkeys(failed))  # looked at again, whatever became of them
+        for error in failed.values():
+            raise error
 
     async def _admit_queue(self, queue: Queue) -> None:
         """Admit from one queue until it is empty or there is no room."""

@@ -39,7 +39,7 @@ from storage.records import (
     Write,
 )
 from storage.remote import AccessDenied, BranchMissing, GitError
-from storage.store import Conflict, Duplicate, Store
+from storage.store import Conflict, Duplicate, StorageError, Store
 
 LONGEST_WAIT_S = 300.0
 DENIED_WAIT_S = 900.0
@@ -180,6 +180,9 @@ class Reconciler:
             await self._note(str(error))
             if isinstance(error, AccessDenied):
                 return DENIED_WAIT_S
+        except StorageError as error:  # our own database: it is back sooner than a network
+            await self._note(str(error))
+            return min(self._poll_s, _FIRST_RETRY_S)
         except Exception:  # noqa: BLE001 (the loop's edge)
             self._failures += 1
             _log.exception("reconcile_crashed", repository=self._name)
@@ -195,9 +198,10 @@ class Reconciler:
             self._said = problem
             _log.warning("fetch_failed", repository=self._name, problem=problem)
             self._warn(problem)
-        row = await self._store.repository(self._name)
-        if row is not None and row.problem != problem:
-            await self._store.write(PutRepository(row._replace(problem=problem)))
+        with contextlib.suppress(StorageError):  # the next failure is noted again
+            row = await self._store.repository(self._name)
+            if row is not None and row.problem != problem:
+                await self._store.write(PutRepository(row._replace(problem=problem)))
 
     async def look(self) -> None:
         """Fetch, compare, and write what follows in one transaction. Raises GitError."""

@@ -15,7 +15,7 @@ from typing import Protocol
 import structlog
 
 from storage.records import OwedRow, Pay, Postpone
-from storage.store import Store
+from storage.store import StorageError, Store
 
 BURST = 3  # payments that need not wait for the gap after a calm time
 
@@ -66,10 +66,15 @@ class Reporter:
         forget = self._store.listen(f"owed:{self._kind}", self._owed.set)
         try:
             while True:
-                await self._until_due()
-                await self._until_quiet()
                 try:
+                    await self._until_due()
+                    await self._until_quiet()
                     await self.pay_due()
+                except StorageError as error:  # what is owed stays owed
+                    _log.warning(
+                        "report_waits", kind=self._kind, wait_s=self._retry_s, problem=str(error)
+                    )
+                    await asyncio.sleep(self._retry_s)
                 except Exception:  # noqa: BLE001 (the loop's edge)
                     _log.exception("report_crashed", kind=self._kind)
                     await asyncio.sleep(self._retry_s)

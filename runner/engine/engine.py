@@ -21,10 +21,11 @@ from runner.engine.supervisor import Supervisor
 from runner.executors import registry
 from storage.mask import Mask
 from storage.records import RunRow, Write
-from storage.store import Conflict, Store
+from storage.store import Conflict, StorageError, Store
 
 FIRST_WAIT_S = 1.0  # before a run whose supervisor failed is taken up again; doubled each time
 LONGEST_WAIT_S = 300.0
+LONGEST_STORE_WAIT_S = 10.0  # the disk may have room again soon
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -114,8 +115,13 @@ class Engine:
             try:
                 row = await self.complete(run)
             except (HistoryError, UnreadableRecord) as error:
-                await self._give_up(run, error)
-                return
+                if await self._give_up(run, error):
+                    return
+                await asyncio.sleep(wait_s)
+            except StorageError as error:
+                log.warning("run_waits", run=run, problem=str(error), retry_s=wait_s)
+                await asyncio.sleep(wait_s)
+                wait_s = min(2 * wait_s, LONGEST_STORE_WAIT_S)
             except Exception:
                 # the loop's edge: one run that cannot go on must not take the others with it
                 log.exception("run_crashed", run=run, retry_s=wait_s)
@@ -126,20 +132,27 @@ class Engine:
                 log.info("run_finished", run=run, workflow=row.workflow, **facts)
                 return
 
-    async def _give_up(self, run: str, error: Exception) -> None:
+    async def _give_up(self, run: str, error: Exception) -> bool:
         """Fail a run whose facts or definition cannot be read: left alone it would hold a place of
-        its workflow for ever. What a newer version wrote is left to that version."""
+        its workflow for ever. What a newer version wrote is left to that version. False: not now,
+        the store takes no writes."""
         import structlog
 
         log = structlog.get_logger(__name__)
         log.error("run_not_resumed", run=run, problem=str(error))
-        row = None if isinstance(error, UnreadableRecord) else await self._parts.store.run(run)
-        if row is not None and row.finished_at is None:
-            at = self._parts.clock()
-            writes = given_up_writes(row, at=at, reason=str(error))
-            owed = self._parts.owes(row._replace(status=RunStatus.FAILED, finished_at=at))
-            with suppress(Conflict):
-                await self._parts.store.write(*writes, *owed)
+        if isinstance(error, UnreadableRecord):
+            return True
+        try:
+            row = await self._parts.store.run(run)
+            if row is not None and row.finished_at is None:
+                at = self._parts.clock()
+                writes = given_up_writes(row, at=at, reason=str(error))
+                owed = self._parts.owes(row._replace(status=RunStatus.FAILED, finished_at=at))
+                with suppress(Conflict):
+                    await self._parts.store.write(*writes, *owed)
+        except StorageError:
+            return False
+        return True
 
     async def complete(self, run: str) -> RunRow:
         """Supervise a run to its end in the caller's own task and return its final head."""

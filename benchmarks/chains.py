@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks import floor
-from benchmarks.paired import Result, measure, told
+from benchmarks.paired import Ratio, Result, in_turn, measure, told
 from runner.engine import journal
 from runner.engine.engine import Engine
 from runner.language.load import load
@@ -38,17 +38,17 @@ def chain_benchmarks(folder: Path) -> list[Result]:
         ("fan-out of 1,000", "graph", 1000, WIDE, 3.0, 5.0),
     ]
     for name, kind, count, wide, budget, bare_budget in cases:
-        run = partial(whole_run, workflow_text(count, kind=kind), folder / f"{kind}-{count}")
-        rounds = 5 if count < 1000 else 3
-        wrapped = partial(_wrapped, count, wide, folder / f"floor-{kind}-{count}")
-        title = f"{name} / the same wrapped steps"
-        results.append(told(measure(title, run, wrapped, budget=budget, rounds=rounds)))
-        again = partial(
-            whole_run, workflow_text(count, kind=kind), folder / f"again-{kind}-{count}"
+        place = folder / f"{kind}-{count}"
+        ran, wrapped, bare = in_turn(
+            partial(whole_run, workflow_text(count, kind=kind), place / "run"),
+            partial(_wrapped, count, wide, place / "floor"),
+            partial(_bare, count, wide),
+            rounds=5 if count < 1000 else 3,
         )
-        title = f"{name} / bare sh -c true"
-        bare = partial(_bare, count, wide)
-        results.append(told(measure(title, again, bare, budget=bare_budget, rounds=rounds)))
+        results += [
+            told(Ratio(f"{name} / the same wrapped steps", budget, ran, wrapped)),
+            told(Ratio(f"{name} / bare sh -c true", bare_budget, ran, bare)),
+        ]
     return results
 
 

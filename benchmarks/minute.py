@@ -20,7 +20,7 @@ from benchmarks.repository import Repository
 from benchmarks.witness import Witness, witness
 
 DUE = 50
-MINUTES = 8
+MINUTES = 6
 _LEAD = timedelta(seconds=2)
 _BUDGETS = {"median": Budget(p50_s=0.03), "last": Budget(p50_s=0.15)}
 

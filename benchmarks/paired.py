@@ -108,11 +108,16 @@ def measure(
     rounds: int = 5,
 ) -> Ratio:
     """Time `work` and `floor` in turn; both get the round's number. One warm-up round of each."""
-    pairs = [(timed(work, -1), timed(floor, -1))]
-    for i in range(rounds):
-        pairs.append((timed(work, i), timed(floor, i)))
-    times, floors = zip(*pairs[1:], strict=True)
+    times, floors = in_turn(work, floor, rounds=rounds)
     return Ratio(name, budget, times, floors)
+
+
+def in_turn(*works: Callable[[int], None], rounds: int) -> list[tuple[float, ...]]:
+    """The seconds that each of `works` took in each round, after a warm-up round of all (-1)."""
+    for work in works:
+        work(-1)
+    found = [[timed(work, i) for work in works] for i in range(rounds)]
+    return list(zip(*found, strict=True))
 
 
 def timed(function: Callable[[int], None], i: int) -> float:

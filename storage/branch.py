@@ -13,6 +13,7 @@ from datetime import datetime
 import pygit2
 from pygit2.enums import FileMode
 
+from storage.git_errors import disk_error
 from storage.mirror import GitError, LostRace, Mirror
 
 Changes = Mapping[str, bytes | None]
@@ -105,15 +106,16 @@ def _commit_on(
     repository = mirror.repository()
     tree = repository[tip].peel(pygit2.Commit).tree if tip else None
     changes = edit(TreeView(repository, tree))
-    new = build_tree(repository, tree, changes=changes)
-    if new is None or (tree is not None and new == tree.id):
-        return None
-    text = message(changes)
     try:
+        new = build_tree(repository, tree, changes=changes)
+        if new is None or (tree is not None and new == tree.id):
+            return None
+        text = message(changes)
         parents = [tip] if tip else []
         return str(repository.create_commit(None, signature, signature, text, new, parents))
-    except pygit2.GitError as error:
-        raise GitError(f"{mirror.path}: no commit could be written: {error}") from error
+    except (pygit2.GitError, OSError) as error:
+        told = f"{mirror.path}: no commit could be written: {error}"
+        raise disk_error(told, cause=error) from error
 
 
 def build_tree(
@@ -151,13 +153,14 @@ def _written(
     builder = repository.TreeBuilder(tree) if tree is not None else repository.TreeBuilder()
     for name, new in folder.items():
         old = tree[name] if tree is not None and name and name in tree else None
+        blob = repository.create_blob(new) if isinstance(new, bytes) else None
         try:
-            if isinstance(new, bytes):
-                builder.insert(name, repository.create_blob(new), FileMode.BLOB)
+            if blob is not None:
+                builder.insert(name, blob, FileMode.BLOB)
             elif new is None:
                 if old is not None:
                     builder.remove(name)
-            else:
+            elif not isinstance(new, bytes):
                 _insert_folder(repository, builder, name, old=old, new=new)
         except (pygit2.GitError, ValueError) as error:
             raise GitError(f"{name!r} cannot be a name in git: {error}") from error

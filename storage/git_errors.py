@@ -6,11 +6,18 @@ Leaves the messages to who raises them: the URL without credentials, what happen
 
 from __future__ import annotations
 
+import errno
+import os
+
 from storage.store import StorageError
 
 
 class GitError(StorageError):
     """Base of everything that git refuses. By itself: tell a person."""
+
+
+class NoRoom(GitError):
+    """The disk of the mirror or of a checkout takes no more: retry when it has room."""
 
 
 class Unreachable(GitError):
@@ -39,3 +46,12 @@ class PushRefused(GitError):
 
 class LostRace(GitError):
     """Someone else moved the branch first: fetch, build again, push again."""
+
+
+_NO_ROOM = tuple(os.strerror(n) for n in (errno.ENOSPC, errno.EDQUOT, errno.EROFS))
+
+
+def disk_error(message: str, *, cause: Exception) -> GitError:
+    """What went wrong on our own disk; libgit2 says the system's reason in its text only."""
+    full = any(reason in str(cause) for reason in _NO_ROOM)
+    return NoRoom(message) if full else GitError(message)

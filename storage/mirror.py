@@ -30,6 +30,7 @@ from storage.git_errors import (
     NotARepository,
     PushRefused,
     Unreachable,
+    disk_error,
 )
 from storage.git_program import LOCK_NAME, locked
 from storage.mirror_repair import drop_leftovers, mend
@@ -192,10 +193,11 @@ class Mirror:
         except KeyError as error:
             raise ObjectMissing(f"{self.path}: object {error} is missing; fetch") from error
         except (pygit2.GitError, OSError) as error:
-            raise GitError(
+            told = (
                 f"{self.path}: {error}; is the disk full, or is the mirror damaged? It may be "
                 "deleted, it will be fetched again"
-            ) from error
+            )
+            raise disk_error(told, cause=error) from error
 
     # --- after a kill, and after damage ---
 
@@ -481,9 +483,9 @@ def _refs(repository: pygit2.Repository) -> Iterator[tuple[str, str]]:
 
 
 def _check_tips(repository: pygit2.Repository, wanted: Mapping[str, str]) -> None:
-    for ref, oid in wanted.items():
-        if oid not in repository:
-            raise ObjectMissing(f"{repository.path}: {oid}, which {ref} is at, is missing")
+    """Raises KeyError if what a ref is at cannot be read."""
+    for oid in set(wanted.values()):
+        repository.odb.read_header(pygit2.Oid(hex=oid))  # `in` asks the index of a pack only
 
 
 def _carried(old: pygit2.Repository, fresh: pygit2.Repository, oid: str) -> bool:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pygit2
 from pygit2.enums import CheckoutStrategy
 
-from storage.git_errors import GitError
+from storage.git_errors import GitError, disk_error
 
 
 def checkout(mirror_path: Path, commit: str, folder: Path) -> None:
@@ -24,8 +24,8 @@ def checkout(mirror_path: Path, commit: str, folder: Path) -> None:
     """
     if folder.is_symlink() or (folder.exists() and any(folder.iterdir())):
         raise GitError(f"{folder}: not empty; a commit is only written into a fresh folder")
-    folder.mkdir(parents=True, exist_ok=True)
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         repository = pygit2.Repository(str(mirror_path))
         tree = repository[commit].peel(pygit2.Tree)
         repository.checkout_tree(  # type: ignore[no-untyped-call]  # pygit2 has no types for it
@@ -38,7 +38,8 @@ def checkout(mirror_path: Path, commit: str, folder: Path) -> None:
         raise GitError(f"commit {commit} is not in {mirror_path}; fetch it first") from error
     except (pygit2.GitError, ValueError, OSError) as error:
         shutil.rmtree(folder, ignore_errors=True)
-        raise GitError(f"commit {commit} could not be written to {folder}: {error}") from error
+        told = f"commit {commit} could not be written to {folder}: {error}"
+        raise disk_error(told, cause=error) from error
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise

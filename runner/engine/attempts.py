@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -53,6 +54,7 @@ class Attempts:
         self._workspace = workspace
         self._read_apart = _read_apart(history.workflow.steps)
         self._visible: dict[int, Visible] = {}
+        self._handed: dict[str, str] = {}  # launch of a handler → its DAG_RUN_SUMMARY_FILE
         self._step_refs: dict[str, dict[str, str]] = {}
         self._fixed = self._fixed_values()
         self._base = {
@@ -136,7 +138,6 @@ class Attempts:
         self,
     ) -> Generator[Evaluation, Evaluated, tuple[RunScope, Verdict]]:
         """Params and env of the run, then its preconditions."""
-        self.lay_out()
         bound = scope.read_params(self._values[RUN_SCOPE, PARAMS])
         found = yield from scope.resolve_run(self._workflow, bound, self._base)
         if not self._workflow.preconditions:
@@ -289,8 +290,7 @@ class Attempts:
         )
 
     def task(self, step: str, attempt: int, launch: str) -> Task:
-        """The next attempt of a step. Raises ScopeError; touches no file but for a handler's
-        summary."""
+        """The next attempt of a step. Raises ScopeError; touches no file."""
         at = self.state.steps[self.state.index[step]]
         refs = self._step_refs
         folder = self._launch_folder(at, attempt, launch)
@@ -316,7 +316,7 @@ class Attempts:
         argv = tuple(str(folder / "script") if w is scope.SCRIPT else w for w in line.argv)
         if at.index >= self.state.first_handler:
             document = summary.document(self._run, self.state)
-            (self._folder / "summary.json").write_text(json.dumps(document, ensure_ascii=False))
+            self._handed[launch] = json.dumps(document, ensure_ascii=False)
         return Task(
             self._run, step, attempt, launch, folder, cwd, line.env, argv, line.script, separate
         )
@@ -384,6 +384,12 @@ class Attempts:
         task.folder.mkdir()
         if task.script is not None:
             (task.folder / "script").write_text(task.script)
+        if (document := self._handed.get(task.launch)) is not None:
+            (self._folder / "summary.json").write_text(document)
+
+    def forget(self, task: Task) -> None:
+        """Delete what a launch that never began has of files."""
+        shutil.rmtree(task.folder, ignore_errors=True)
 
     # Ends
 

@@ -103,13 +103,15 @@ class Launched:
 
 @dataclass(frozen=True, slots=True)
 class LaunchVoided:
-    """A launch of an earlier process never began and never will; it used up no attempt."""
+    """A launch never began and never will; it used up no attempt. `reason` says what kept it from
+    beginning, "" where the service died first."""
 
     version: ClassVar[int] = 1
     at: datetime
     step: str
     attempt: int
     launch: str
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,14 +31,19 @@ from runner.engine.findings import Finding
 from runner.engine.history import History, HistoryError
 from runner.engine.journal import RUN_SCOPE, head, records
 from runner.engine.parts import Parts
+from runner.engine.postponed import Postponed
 from runner.engine.scope import Evaluated, Evaluation, RunScope, ScopeError, Verdict
 from runner.engine.state import SIGKILL, Preparation, StepState, StepStatus, apply, fold
-from runner.executors.base import Earlier, Execution, Outcome, Task, Void
+from runner.executors.base import Earlier, Execution, Outcome, Task, Void, is_passing
+from storage.git_errors import NoRoom
 from storage.mask import Mask
 from storage.records import PutValues, RunRow, Write
 from storage.store import Conflict, StorageError
 
 STORE_RETRY_S = 1.0
+SAY_AGAIN_S = 60.0
+LAUNCH_RETRY_S = 1.0  # doubled each time: every try of a launch leaves two facts in the run
+LONGEST_LAUNCH_RETRY_S = 30.0
 LONGEST_SLEEP_S = 60.0
 BEFORE_PREPARATION = 2  # a run's first facts, Queued and Started, begin nothing
 
@@ -66,6 +71,8 @@ class Supervisor:
         self._held = 0  # slots taken for what runs or is being prepared
         self._begun_before = len(history.events) > BEFORE_PREPARATION
         self._earlier = [e for e in history.events if isinstance(e, Launched)]
+        self._refused: dict[str, float] = {}  # step → seconds to its next try
+        self._said: dict[tuple[str, str, str], float] = {}  # problem → loop time to say it again
         self._interrupt: Literal["", "stop", "kill"] = ""
         self._over = False
 
@@ -167,7 +174,15 @@ class Supervisor:
             killed=step.stop_signal_sent == SIGKILL,
         )
         executor = self._parts.executors["command"]
-        found = await executor.resume(earlier, lambda o: self._ended(task, o))
+        while True:
+            try:
+                found = await executor.resume(earlier, lambda o: self._ended(task, o))
+            except OSError as error:
+                if not is_passing(error):
+                    raise
+                await self._wait_for_disk("step_not_taken_up", error, step=task.step)
+            else:
+                break
         if isinstance(found, Void):
             self._release()
             now = self._parts.clock()
@@ -229,7 +244,7 @@ class Supervisor:
             await self._read_again(arrived)
             return True
         except StorageError as error:
-            await self._wait_for_store("run_not_recorded", error)
+            await self._wait_for_disk("run_not_recorded", error)
             await self._read_again(arrived)
             return True
         if self._parts.observe is not None:
@@ -267,15 +282,24 @@ class Supervisor:
             except HistoryError:
                 raise
             except StorageError as error:
-                await self._wait_for_store("run_not_read", error)
+                await self._wait_for_disk("run_not_read", error)
 
-    async def _wait_for_store(self, event: str, error: StorageError) -> None:
-        """The disk may have room again soon."""
+    async def _wait_for_disk(self, event: str, error: Exception, *, step: str = "") -> None:
+        """The disk may have room again soon, the database be free."""
+        self._say(event, error, step=step, retry_s=STORE_RETRY_S)
+        await asyncio.sleep(STORE_RETRY_S)
+
+    def _say(self, event: str, problem: object, *, step: str = "", retry_s: float = 0) -> None:
+        """Log what holds the run up: again only if it is another thing, or after a while."""
+        now, said = asyncio.get_running_loop().time(), (event, step, str(problem))
+        if self._said.get(said, now) > now:
+            return
+        self._said = {**self._said, said: now + SAY_AGAIN_S}
         import structlog  # here: it loads rich, which a run seldom needs
 
         log = structlog.get_logger(__name__)
-        log.warning(event, run=self.run, error=str(error), retry_s=STORE_RETRY_S)
-        await asyncio.sleep(STORE_RETRY_S)
+        more = {"step": step} if step else {}
+        log.warning(event, run=self.run, problem=str(problem), retry_s=retry_s, **more)
 
     # Slots
 
@@ -333,13 +357,17 @@ class Supervisor:
         try:
             self._attempts.write_files(task)
         except OSError as error:
-            self._ended(task, Outcome(self._parts.clock(), error=f"could not be started: {error}"))
+            problem, refused = f"could not be started: {error}", is_passing(error)
+            self._ended(task, Outcome(self._parts.clock(), error=problem, refused=refused))
             return
         executor = self._parts.executors["command"]
         self._executions[task.step] = executor.start(task, lambda o: self._ended(task, o))
 
     def _ended(self, task: Task, outcome: Outcome) -> None:
         """An attempt is over: read what it left, here if that is quick, else in a thread."""
+        if outcome.refused:
+            self._postpone(task, outcome)
+            return
         if findings.reads_quickly(task):
             self._concluded(task, outcome, self._attempts.findings(task))
             return
@@ -349,14 +377,48 @@ class Supervisor:
     def _concluded(self, task: Task, outcome: Outcome, finding: Finding) -> None:
         if self._over:
             return  # whoever supervises the run next reads it again
-        self._executions.pop(task.step, None)
-        self._release()
         try:
             fact = self._attempts.conclude(task, outcome, finding)
-        except OSError as error:  # a full disk must not make the step's end unknown
+        except OSError as error:
+            if is_passing(error):
+                self._say("outputs_wait", error, step=task.step)
+                self._later(task, STORE_RETRY_S, lambda: self._concluded(task, outcome, finding))
+                return
             lost = Finding(finding.log, error=f"its outputs could not be kept: {error}")
             fact = self._attempts.conclude(task, outcome, lost)
+        self._executions.pop(task.step, None)
+        self._release()
         self._deliver(fact)
+
+    def _postpone(self, task: Task, outcome: Outcome) -> None:
+        """The machine had no room for a launch, and it did not begin: make it void and launch
+        again when that may succeed. A stop meanwhile ends it."""
+
+        def void() -> None:
+            self._executions.pop(task.step, None)
+            self._release()
+            self._attempts.forget(task)
+            now = self._parts.clock()
+            voided = LaunchVoided(now, task.step, task.attempt, task.launch, outcome.error)
+            self._deliver((voided, ()))
+
+        def stopped() -> None:
+            self._concluded(task, outcome, self._attempts.findings(task))
+
+        wait_s = self._refused.get(task.step, LAUNCH_RETRY_S)
+        self._refused[task.step] = min(2 * wait_s, LONGEST_LAUNCH_RETRY_S)
+        self._say("launch_waits", outcome.error, step=task.step, retry_s=wait_s)
+        self._later(task, wait_s, void, stopped=stopped)
+
+    def _later(
+        self,
+        task: Task,
+        wait_s: float,
+        call: Callable[[], None],
+        *,
+        stopped: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._executions[task.step] = Postponed(wait_s, call, stopped=stopped)
 
     # Preparations
 
@@ -383,10 +445,11 @@ class Supervisor:
         """The run's preparation, if no process is needed for it."""
         generator = self._attempts.preparation_of_run()
         try:
+            self._attempts.lay_out()
             next(generator)
         except StopIteration as stop:
             return self._prepared_run(now, *stop.value)
-        except ScopeError as error:
+        except (ScopeError, OSError) as error:
             return Prepared(now, None, True, error=str(error)), ()
         return None
 
@@ -410,7 +473,7 @@ class Supervisor:
         """Make the workspace (for the run), judge conditions, run command substitutions."""
         try:
             if step is None:
-                await self._make_workspace()
+                await self._make_place()
                 result = await self._drive(
                     self._attempts.preparation_of_run(), step, cwd=self._workspace
                 )
@@ -424,6 +487,19 @@ class Supervisor:
                 self._deliver((event, self._attempts.keep_texts(step, texts)))
         except (ScopeError, OSError, StorageError) as error:
             self._deliver((Prepared(self._parts.clock(), step, True, error=str(error)), ()))
+
+    async def _make_place(self) -> None:
+        """The workspace, and the files that every step sees; in time, where the disk is full."""
+        while True:
+            try:
+                await self._make_workspace()
+                self._attempts.lay_out()
+            except (OSError, NoRoom) as error:
+                if not isinstance(error, NoRoom) and not is_passing(error):
+                    raise
+                await self._wait_for_disk("preparation_waits", error)
+            else:
+                return
 
     async def _make_workspace(self) -> None:
         queued = self._state.queued

@@ -1,8 +1,8 @@
 """What became of a process that an earlier process of ours launched.
 
 Reads the wrapper's two files: `begin` (boot id, and the wrapper's own line of /proc/PID/stat) and
-`exit` (the code). Its rule: a launch without `begin` is made unable to begin by writing that file
-ourselves, exclusively and whole; only then may it be launched again.
+`exit` (the code). Its rule: a launch without `begin` is made unable to begin by taking that name
+ourselves; only then may it be launched again.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from runner.executors.base import Earlier, Execution, Outcome, Void
 
 BEGIN_WRITTEN_S = 2.0  # between making `begin` and filling it the wrapper needs microseconds
 _LOOK_S = 0.02
-_VOID = "void\n"
+_VOID = "void"
 _LARGEST_SIGNAL = 64
 
 REBOOTED = "lost: the machine was restarted under it"
@@ -39,10 +39,11 @@ class Begin(NamedTuple):
 
 def read_begin(folder: Path) -> Begin | None:
     """None if the file is missing or not whole."""
+    file = folder / "begin"
     try:
-        text = (folder / "begin").read_text()
-        if text == _VOID:
+        if file.is_symlink():
             return Begin(0, "")
+        text = file.read_text()
         line, end, _ = text.partition("\n")
         fields = line.rpartition(")")[2].split()
         return Begin(int(line.split()[1]), fields[19]) if end else None
@@ -78,15 +79,11 @@ async def resume(
 def _make_void(folder: Path) -> bool:
     """Write `begin` in the wrapper's place; False if it is there already."""
     folder.mkdir(parents=True, exist_ok=True)
-    whole = folder / "begin.void"
-    whole.write_text(_VOID)
     try:
-        # a link and no exclusive open: a crash must not leave a file that is not whole
-        os.link(whole, folder / "begin")
+        # A link to nowhere: there is no half of it, and it needs no room for what it says.
+        (folder / "begin").symlink_to(_VOID)
     except FileExistsError:
         return False
-    finally:
-        whole.unlink(missing_ok=True)
     return True
 
 
@@ -131,12 +128,14 @@ def _read_exit(folder: Path, *, now: datetime) -> Outcome | None:
     """What the wrapper wrote at its end; None if that is missing or not whole."""
     file = folder / "exit"
     try:
-        text = file.read_text()
+        text = file.read_text() if file.exists() else ""
         if not text.endswith("\n"):
-            return None
+            # the disk was full: then the code is in the name of another file
+            file = next(folder.glob("exit.*"))
+            text = file.suffix[1:]
         at = datetime.fromtimestamp(file.stat().st_mtime, UTC)
         return exited(int(text), at=min(at, now))
-    except (OSError, ValueError):
+    except (OSError, ValueError, StopIteration):
         return None
 
 

@@ -6,6 +6,7 @@ and passes signals on. `Executor` states the contract.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -35,6 +36,7 @@ class Outcome:
     """How an attempt ended: a code, a signal's number, or (both None) an error in words.
 
     `lost`: it may have done anything and is over, `error` says why nobody can know more.
+    `refused`: the machine had no room for it just now; it did nothing and may be launched again.
     """
 
     at: datetime
@@ -42,6 +44,25 @@ class Outcome:
     signal: int | None = None
     error: str = ""
     lost: bool = False
+    refused: bool = False
+
+
+_PASSING = frozenset(
+    (
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EROFS,  # a file system in trouble is mounted anew once it is mended
+        errno.EMFILE,
+        errno.ENFILE,
+        errno.EAGAIN,  # no process more
+        errno.ENOMEM,
+    )
+)
+
+
+def is_passing(error: Exception) -> bool:
+    """Whether what the machine refused may succeed later: a full disk, too many files open."""
+    return isinstance(error, OSError) and error.errno in _PASSING
 
 
 @dataclass(frozen=True, slots=True)

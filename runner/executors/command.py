@@ -18,13 +18,14 @@ from pathlib import Path
 from signal import SIGKILL
 
 from runner.executors import adoption, remains
-from runner.executors.base import Earlier, Execution, Outcome, Task, Void
+from runner.executors.base import Earlier, Execution, Outcome, Task, Void, is_passing
 from runner.executors.remains import LeftBehind
 
 # A trap and not "" (ignored): an ignored signal would be inherited by the step, a trapped one is
 # reset. A signal that comes before the step has begun is kept in DAGMILL__s and ends the attempt.
 # Names that no workflow has: setting an exported variable would change it for the step as well.
 # exec in a subshell: "$@" alone would run the shell's own echo, test, eval, exit …
+# A full disk still takes a name where it takes no byte: then the code is in the name.
 # The sed-like stat line is kept whole: field 22 is the start time, the reader picks it out.
 WRAPPER = """\
 DAGMILL__s=; trap DAGMILL__s=1 HUP; trap DAGMILL__s=2 INT; trap DAGMILL__s=3 QUIT
@@ -32,7 +33,8 @@ trap DAGMILL__s=15 TERM; trap DAGMILL__s=10 USR1; trap DAGMILL__s=12 USR2
 set -C; read -r DAGMILL__b </proc/sys/kernel/random/boot_id; read -r DAGMILL__p </proc/$$/stat
 { echo "$DAGMILL__b $DAGMILL__p" >"$0/begin"; } 2>/dev/null || exit 125
 set +C; if [ "$DAGMILL__s" ]; then DAGMILL__r=$((128+DAGMILL__s)); else
-(exec "$@"); DAGMILL__r=$?; fi; echo $DAGMILL__r >"$0/exit"; exit $DAGMILL__r"""
+(exec "$@"); DAGMILL__r=$?; fi
+{ echo $DAGMILL__r >"$0/exit" || : >"$0/exit.$DAGMILL__r"; } 2>/dev/null; exit $DAGMILL__r"""
 
 # While it forks the step, the wrapper can still take a signal that was meant for the step.
 _BEGINNING_S = 0.1
@@ -56,7 +58,9 @@ class CommandExecutor:
         try:
             process = _spawn(task)
         except (OSError, ValueError) as error:
-            outcome = Outcome(self._clock(), error=f"could not be started: {error}")
+            outcome = Outcome(
+                self._clock(), error=f"could not be started: {error}", refused=is_passing(error)
+            )
             return _Nothing(loop.call_soon(done, outcome))
         return _Process(process, task=task, done=done, executor=self, loop=loop)
 
@@ -181,5 +185,6 @@ def _outcome(code: int, *, at: datetime, folder: Path) -> Outcome:
         return Outcome(at, signal=-code)
     if code == CANNOT_BEGIN and adoption.read_begin(folder) is None:
         why = "the folder or its disk takes no files"
-        return Outcome(at, error=f"could not begin: {folder}/begin cannot be written; {why}")
+        error = f"could not begin: {folder}/begin cannot be written; {why}"
+        return Outcome(at, error=error, refused=folder.is_dir())
     return adoption.exited(code, at=at)

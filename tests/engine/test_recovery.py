@@ -194,7 +194,7 @@ async def test_a_crash_after_a_launch_was_made_void_makes_it_void_again(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = await launched_only(bench, "steps: [{name: a, command: 'true'}]", monkeypatch)
-    (folder / "begin").write_text("void\n")
+    (folder / "begin").symlink_to("void")
     done = await bench.complete()
     assert done.status == "succeeded"
     assert len(events_of(done, LaunchVoided)) == 1

@@ -1,6 +1,6 @@
 """The world around the service: who pushes, who announces it by hooks, who starts runs by hand.
 
-Three threads that never give up: what the service did not answer is sent again until it does.
+Threads that never give up: what the service did not answer is sent again until it does.
 They keep what they did, because the checks compare it with what became of it. One rule: nobody
 here knows when the service is killed.
 """
@@ -22,12 +22,13 @@ from pathlib import Path
 
 import pygit2
 from chaos import workflows
+from git_remotes import GitHttpServer
 
 SECRET = "a secret of the hook"
 MAIN = "refs/heads/main"
 FEATURES = ("refs/heads/feature/a", "refs/heads/feature/b")
 WATCH = ("main", "feature/*", "refs/tags/v*")
-MOST_OPEN = 14  # unfinished runs; more only make the machine slow
+MOST_OPEN = 20  # unfinished runs; more only make the machine slow
 PATIENCE_S = 90.0  # for a fact that must come; the machine may be slow
 _ASK_S = 0.15
 _NULL = "0" * 40
@@ -176,6 +177,21 @@ class Worker:
             self.work()
         except Exception as error:  # noqa: BLE001 (a thread's edge: the report must name it)
             self.deeds.problems.append(f"the harness itself: {self._thread.name}: {error!r}")
+
+
+class Outages(Worker):
+    """Lets the git server fail for a moment, now and then."""
+
+    def __init__(self, server: GitHttpServer, deeds: Deeds, *, rng: random.Random) -> None:
+        super().__init__("outages", deeds)
+        self._server = server
+        self._rng = rng
+
+    def work(self) -> None:
+        while not self.stopping.wait(self._rng.uniform(3, 15)):
+            self._server.status = 503
+            self.stopping.wait(self._rng.uniform(0.2, 1.5))
+            self._server.status = None
 
 
 class Courier(Worker):

@@ -24,10 +24,12 @@ from typing import Any
 
 from chaos import checks, evidence, outside, victim
 from chaos.evidence import Event, Window, World
-from chaos.outside import Caller, Courier, Data, Deeds, Door, Pusher
-from git_remotes import git_http_server, make_remote
+from chaos.outside import Caller, Courier, Data, Deeds, Door, Outages, Pusher, Worker
+from git_remotes import GitHttpServer, Remote, git_http_server, make_remote
 
 LONGEST_LIFE_S = 2.5
+_CALLERS = 3
+_STOPPED = 0.08  # of the lives: ended by TERM
 SETTLE_S = 180.0
 # Moments that are aimed at: right after these lines of the log.
 AIMS = (
@@ -81,7 +83,7 @@ def rage(storm: Storm, *, folder: Path | None = None, keep: bool = False) -> Rep
         remote = make_remote(place / "remotes")
         remote.git("--git-dir", str(remote.path), "config", "core.logAllRefUpdates", "always")
         remote.git("--git-dir", str(remote.path), "config", "receive.autogc", "false")
-        weather = _Weather(storm, place, deeds, url=server.url(remote), repository=remote.path)
+        weather = _Weather(storm, place, deeds, server=server, remote=remote)
         try:
             window = weather.run()
         finally:
@@ -111,8 +113,8 @@ class _Weather:
     storm: Storm
     folder: Path
     deeds: Deeds
-    url: str
-    repository: Path
+    server: GitHttpServer
+    remote: Remote
     kills_at: list[int] = field(default_factory=list)  # microseconds
     aims: Counter[str] = field(default_factory=Counter)
     starts_at: list[int] = field(default_factory=list)
@@ -133,14 +135,20 @@ class _Weather:
         )
         door = Door(port, self.data)
         self.courier = Courier(door, self.deeds)
-        self.caller = Caller(door, self.rows, self.deeds, rng=self._random("caller"))
+        self.callers = [
+            Caller(door, self.rows, self.deeds, rng=self._random(f"caller {number}"))
+            for number in range(_CALLERS)
+        ]
         self.pusher = Pusher(
-            self.repository,
+            self.remote.path,
             self.rows,
             self.deeds,
             courier=self.courier,
             rng=self._random("pusher"),
         )
+        self.outages = Outages(self.server, self.deeds, rng=self._random("outages"))
+        self.workers: list[Worker] = [self.pusher, self.courier, *self.callers, self.outages]
+        self.stops = 0
         self.victim: victim.Victim | None = None
         self.first_refs: frozenset[str] = frozenset()
 
@@ -150,7 +158,7 @@ class _Weather:
     def _arguments(self, port: int) -> list[str]:
         watch = [word for pattern in outside.WATCH for word in ("--watch", pattern)]
         return [
-            *(self.url, "--branch", "main", *watch, "--poll", "1"),
+            *(self.server.url(self.remote), "--branch", "main", *watch, "--poll", "1"),
             *("--data", str(self.data), "--port", str(port)),
         ]
 
@@ -176,7 +184,7 @@ class _Weather:
         self._start()
         self._must_see("catalog_applied")
         since = datetime.now(UTC)
-        for worker in (self.pusher, self.courier, self.caller):
+        for worker in self.workers:
             worker.begin()
         for number in range(1, self.storm.kills + 1):
             self._one_life()
@@ -186,10 +194,14 @@ class _Weather:
         return self._settle(earliest, since)
 
     def _one_life(self) -> None:
-        """Let the service live for a while, then kill it."""
+        """Let the service live for a while, then kill it; sometimes stop it gently before."""
+        if self.rng.random() < _STOPPED and not self.storm.power_cut:
+            time.sleep(self.rng.uniform(0.5, LONGEST_LIFE_S))
+            self._stop()
+            self._start()
         self._wait_for_the_moment()
         running = self._running()
-        if not running.alive:
+        if not running.alive and not running.stopped:
             self.deeds.problems.append(self._own_end(running))
         self.kills_at.append(_now())
         running.kill()
@@ -198,7 +210,8 @@ class _Weather:
     def _wait_for_the_moment(self) -> None:
         running, rng = self._running(), self.rng
         kind = rng.choices(
-            ("uniform", "line", "commit", "launch", "start", "twice"), (40, 20, 14, 10, 10, 6)
+            ("uniform", "line", "commit", "launch", "start", "twice", "term"),
+            (40, 18, 14, 10, 8, 5, 5),
         )[0]
         self.aims[kind] += 1
         match kind:
@@ -217,6 +230,10 @@ class _Weather:
                 time.sleep(rng.choice((0, 0.001, 0.003, 0.01)))
             case "start":
                 time.sleep(rng.uniform(0, 1.0))
+            case "term":
+                time.sleep(rng.uniform(0.5, LONGEST_LIFE_S))
+                running.terminate()
+                time.sleep(rng.uniform(0, 0.3))
             case "twice":
                 time.sleep(rng.uniform(0, 1.5))
                 self.kills_at.append(_now())
@@ -227,8 +244,8 @@ class _Weather:
 
     def _settle(self, earliest: datetime, since: datetime) -> Window:
         """The last life: everything that began ends, and nothing begins."""
-        self.caller.end()
-        self.pusher.end()
+        for worker in (self.outages, *self.callers, self.pusher):
+            worker.end()
         until = datetime.now(UTC)
         last = self.pusher.close()
         for ref in list(self.pusher.tips):
@@ -245,9 +262,8 @@ class _Weather:
                 break
             time.sleep(0.1)
         latest = datetime.now(UTC)
-        if self._running().alive and (code := self._running().stop()):
-            self.deeds.problems.append(f"TERM: the service ended with {code}")
-        self._count(self._running())
+        if self._running().alive:
+            self._stop()
         return Window(earliest, since, until, latest)
 
     def _open(self, last: str) -> list[str]:
@@ -269,6 +285,14 @@ class _Weather:
     def _start(self) -> None:
         self.starts_at.append(_now())
         self.victim = victim.start(self.machine, len(self.starts_at))
+
+    def _stop(self) -> None:
+        """TERM, and no other sign: what runs goes on."""
+        self.stops += 1
+        running = self._running()
+        if code := running.stop():
+            self.deeds.problems.append(f"TERM: {self._own_end(running)} {code}")
+        self._count(running)
 
     def _running(self) -> victim.Victim:
         assert self.victim is not None
@@ -305,7 +329,7 @@ class _Weather:
 
     def end(self) -> None:
         """Leave no thread and no process of the harness, whatever happened."""
-        for worker in (self.pusher, self.courier, self.caller):
+        for worker in self.workers:
             worker.abandon()
         if self.victim is not None and self.victim.alive:
             self.victim.kill()
@@ -377,6 +401,7 @@ def _figures(world: World, weather: _Weather, *, seconds: float) -> dict[str, ob
     ended = [event.data for event in events if event.type == "Ended"]
     return {
         "starts": len(weather.starts_at),
+        "stops": weather.stops,
         "runs": len(world.runs),
         "launches": types["Launched"],
         "open at a kill": sum(1 for _ in _open_at_a_kill(world, weather.kills_at)),
@@ -406,11 +431,10 @@ def _open_at_a_kill(world: World, kills_at: list[int]) -> Iterator[tuple[int, Ev
 
 def _adopted(world: World, weather: _Weather) -> int:
     """Launches that were still running when the service came back."""
-    back = {
-        kill: start for kill, start in zip(weather.kills_at, weather.starts_at[1:], strict=True)
-    }
     return sum(
-        event.at > back[kill] and event.type == "Ended" and not event.data.get("lost")
+        event.at > next(start for start in weather.starts_at if start > kill)
+        and event.type == "Ended"
+        and not event.data.get("lost")
         for kill, event in _open_at_a_kill(world, weather.kills_at)
     )
 

@@ -19,7 +19,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 ROOT = Path(__file__).resolve().parents[2]
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
@@ -67,28 +67,36 @@ class Victim:
     started_at: float  # monotonic
     facts: list[dict[str, Any]] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)  # lines that are no facts
+    said: list[str] = field(default_factory=list)  # to people
     killed: bool = False
+    stopped: bool = False  # asked to stop
 
     def __post_init__(self) -> None:
         self._news = threading.Condition()
-        self._reader = threading.Thread(target=self._read)
-        self._reader.start()
-
-    def _read(self) -> None:
-        assert self.process.stderr is not None
         log = self.machine.folder / "logs" / f"{self.number:04}.log"
-        with log.open("w") as kept:
-            for line in self.process.stderr:
-                kept.write(line)
-                with self._news:
-                    try:
-                        self.facts.append(json.loads(line))
-                    except ValueError:
-                        # A killed service may leave half a line.
-                        self.errors.append(line.rstrip("\n"))
-                    self._news.notify_all()
+        self._kept = log.open("w")
+        self._readers = [
+            threading.Thread(target=self._read, args=(self.process.stderr, self._fact)),
+            threading.Thread(target=self._read, args=(self.process.stdout, self.said.append)),
+        ]
+        for reader in self._readers:
+            reader.start()
+
+    def _read(self, stream: TextIO, keep: Callable[[str], None]) -> None:
+        for line in stream:
+            with self._news:
+                keep(line.rstrip("\n"))
+                self._news.notify_all()
         with self._news:
             self._news.notify_all()
+
+    def _fact(self, line: str) -> None:
+        self._kept.write(line + "\n")
+        try:
+            self.facts.append(json.loads(line))
+        except ValueError:
+            # A killed service may leave half a line.
+            self.errors.append(line)
 
     @property
     def alive(self) -> bool:
@@ -96,17 +104,19 @@ class Victim:
 
     def sees(self, wanted: Callable[[dict[str, Any]], bool], *, within_s: float, new: bool) -> bool:
         """Whether such a fact comes within the time; `new`: those said before do not count."""
+        with self._news:
+            first = len(self.facts) if new else 0
+        return self._wait(lambda: any(map(wanted, self.facts[first:])), within_s=within_s)
+
+    def _wait(self, holds: Callable[[], bool], *, within_s: float) -> bool:
         deadline = time.monotonic() + within_s
         with self._news:
-            seen = len(self.facts) if new else 0
-            while True:
-                if any(map(wanted, self.facts[seen:])):
-                    return True
-                seen = len(self.facts)
+            while not holds():
                 left = deadline - time.monotonic()
-                if left <= 0 or not self._reader.is_alive():
+                if left <= 0 or not any(reader.is_alive() for reader in self._readers):
                     return False
-                self._news.wait(left)
+                self._news.wait(min(left, 0.5))
+        return True
 
     def kill(self) -> None:
         """SIGKILL, to the service alone or to its whole machine; returns when it is gone."""
@@ -119,13 +129,20 @@ class Victim:
             self.process.kill()
         self._over()
 
-    def stop(self, *, within_s: float = 60) -> int:
-        """TERM; the exit code."""
-        pid = self.process.pid
+    def terminate(self) -> None:
+        """TERM, to the service alone. One that is only just starting dies of it."""
+        self.stopped = True
+        pids = [self.process.pid]
         if self.machine.power_cut:
-            (init,) = self._init()
-            (pid, *_) = _children(init)
-        os.kill(pid, signal.SIGTERM)
+            pids = [pid for init in self._init() for pid in _children(init)]
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+
+    def stop(self, *, within_s: float = 60) -> int:
+        """TERM once it serves; the exit code."""
+        self._wait(lambda: any("listening on" in line for line in self.said), within_s=within_s)
+        self.terminate()
         try:
             self.process.wait(within_s)
         except subprocess.TimeoutExpired:
@@ -135,10 +152,13 @@ class Victim:
 
     def _over(self) -> int:
         code = self.process.wait()
-        self._reader.join(10)
-        assert self.process.stderr is not None
-        if not self._reader.is_alive():
-            self.process.stderr.close()
+        for reader, stream in zip(
+            self._readers, (self.process.stderr, self.process.stdout), strict=True
+        ):
+            reader.join(10)
+            if stream is not None and not reader.is_alive():
+                stream.close()
+        self._kept.close()
         return code
 
     def _init(self) -> list[int]:
@@ -166,7 +186,7 @@ def start(machine: Machine, number: int) -> Victim:
         cwd=ROOT,
         env=dict(machine.environ),
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )

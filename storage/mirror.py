@@ -252,21 +252,26 @@ class Mirror:
                 f"{self.path}: objects are missing although everything was fetched anew; is "
                 f"{self.url} damaged itself? `git fsck` there tells"
             )
-        old, pins = self.repository(), self.pins()
+        lost = self._fetch_afresh()
+        self.path.rename(self._aside)
+        self._fresh.rename(self.path)
+        shutil.rmtree(self._aside, ignore_errors=True)
+        # libgit2 knows packs by their paths for as long as a handle has them open, and the same
+        # objects make a pack of the same name: it would go on reading the damaged one.
+        self._mine = threading.local()
+        self._doubted, self._rebuilt_at = False, now
+        self._repairs.append(f"{self.path}: objects were missing; everything was fetched anew")
+        self._repairs += [f"{self.path}: commit {oid} was pinned and is lost" for oid in lost]
+
+    def _fetch_afresh(self) -> list[str]:
+        """Fill the new folder; the pinned commits that could not be carried over to it."""
         shutil.rmtree(self._fresh, ignore_errors=True)
         fresh = pygit2.init_repository(str(self._fresh), bare=True)
         look = self._origin.look(fresh)
         self._origin.fetch(look, _REFSPECS)
         self._remember_head(fresh, look.head)
-        lost = [oid for oid in sorted(pins) if not _carried(old, fresh, oid)]
-        fresh.free()
-        self.path.rename(self._aside)
-        self._fresh.rename(self.path)
-        shutil.rmtree(self._aside, ignore_errors=True)
-        self._mine = threading.local()
-        self._doubted, self._rebuilt_at = False, now
-        self._repairs.append(f"{self.path}: objects were missing; everything was fetched anew")
-        self._repairs += [f"{self.path}: commit {oid} was pinned and is lost" for oid in lost]
+        old = self.repository()
+        return [oid for oid in sorted(self.pins()) if not _carried(old, fresh, oid)]
 
     # --- the remote ---
 
@@ -277,14 +282,16 @@ class Mirror:
         AccessDenied or NotARepository; refs seen before that stay as they were or are newer.
         """
         with self._alone(), self._disk():
-            if self._doubted and self._has_refs():
-                self._rebuild()
-            else:
-                self._doubted = False
+            broken = self._doubted and self._has_refs()
+            self._doubted = False
+            if not broken:
                 try:
                     self._bring_up_to_date()
                 except (KeyError, ObjectMissing):
-                    self._rebuild()
+                    broken = True
+            if broken:
+                self._doubted = True
+                self._rebuild()
         return self.seen()
 
     def _has_refs(self) -> bool:

@@ -2,12 +2,14 @@
 
 Knows the files that git and libgit2 leave behind, and how their small files look when a write
 was cut off. Leaves objects that are lost to `mirror`, which fetches everything anew. One rule:
-only who holds the mirror's lock may call this, and no object is ever deleted.
+only who holds the mirror's lock may call this, and nothing that can be read is deleted.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +17,7 @@ import pygit2
 
 from storage.git_program import LOCK_NAME
 
+_SUSPECT_S = 3600  # loose objects that are so much older than the newest one reached the disk
 _FOLDERS = ("objects/pack", "objects/info", "refs/heads", "refs/tags")
 _HEAD = b"ref: refs/heads/unknown\n"
 _CONFIG = "[core]\n\tbare = true\n\trepositoryformatversion = 0\n\tfilemode = true\n"
@@ -65,6 +68,7 @@ def mend(mirror: Path) -> list[str]:
         (mirror / name).mkdir(parents=True, exist_ok=True)
     mended = [*_mend_head(mirror / "HEAD"), *_mend_config(mirror / "config")]
     mended += _mend_packed(mirror / "packed-refs")
+    mended += _drop_cut_objects(mirror / "objects")
     for file in (mirror / "refs").rglob("*"):
         if file.is_file() and not _is_ref(file.read_bytes()):
             mended.append(f"{file}: unreadable")
@@ -108,6 +112,27 @@ def _mend_packed(packed: Path) -> Iterator[str]:
     if len(good) < len(lines):
         _replace(packed, b"".join(good))
         yield f"{packed}: {len(lines) - len(good)} unreadable lines"
+
+
+def _drop_cut_objects(objects: Path) -> Iterator[str]:
+    """Loose objects that a failing host cut off: libgit2 reads such a one for ever (1.9)."""
+    written = {file: file.stat().st_mtime for file in objects.glob("[0-9a-f][0-9a-f]/*")}
+    newest = max(written.values(), default=0.0)
+    for file, at in written.items():
+        if newest - at <= _SUSPECT_S and not _is_object(file):
+            file.unlink()
+            yield f"{file}: cut off"
+
+
+def _is_object(file: Path) -> bool:
+    inflate = zlib.decompressobj()
+    try:
+        content = inflate.decompress(file.read_bytes())
+    except zlib.error:
+        return False
+    # Git's own name for the content, no protection.
+    named = hashlib.sha1(content, usedforsecurity=False).hexdigest()
+    return inflate.eof and named == file.parent.name + file.name
 
 
 def _replace(file: Path, content: bytes) -> None:

@@ -423,6 +423,8 @@ class Origin:
         except pygit2.GitError as error:
             if racing and _LOST.search(str(error)):
                 raise LostRace(f"{self.address.shown}: {error}") from error
+            if "no match for id" in str(error):
+                raise  # a KeyError, too: an object is missing here, not over there
             raise _translated(error, self.address) from error
         except OSError as error:
             raise AccessDenied(f"{self.address.shown}: {error}") from error

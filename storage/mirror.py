@@ -9,6 +9,7 @@ everything blocks, so callers use threads; a Mirror may be shared, each thread g
 from __future__ import annotations
 
 import contextlib
+import gc
 import shutil
 import threading
 import time
@@ -259,6 +260,7 @@ class Mirror:
         # libgit2 knows packs by their paths for as long as a handle has them open, and the same
         # objects make a pack of the same name: it would go on reading the damaged one.
         self._mine = threading.local()
+        gc.collect()  # a handle and its collections refer to each other
         self._doubted, self._rebuilt_at = False, now
         self._repairs.append(f"{self.path}: objects were missing; everything was fetched anew")
         self._repairs += [f"{self.path}: commit {oid} was pinned and is lost" for oid in lost]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from chaos import workflows
 from chaos.evidence import Effect, Event, Run, Trigger, World
@@ -156,19 +156,22 @@ def deliveries(world: World) -> Iterator[str]:
 
 def slots(world: World) -> Iterator[str]:
     """Each minute has one row of each schedule, and at most one run."""
-    found: dict[str, set[datetime]] = defaultdict(set)
+    found: dict[str, Counter[datetime]] = defaultdict(Counter)
     for row in world.triggers:
-        if row.key.startswith("tick:"):
-            _, _, workflow, _, text = row.key.split(":", 4)
-            found[workflow].add(datetime.strptime(text, "%Y-%m-%dT%H:%MZ").replace(tzinfo=UTC))
+        if row.key.startswith(("tick:", "missed:")):
+            found[row.workflow][datetime.strptime(row.key[-17:], "%Y-%m-%dT%H:%M%z")] += 1
     window = world.window
     for workflow in workflows.MINUTELY:
         wanted = set(_minutes(window.since, window.until))
         possible = set(_minutes(window.earliest, window.latest))
-        for slot in sorted(wanted - found[workflow]):
+        for slot in sorted(wanted - found[workflow].keys()):
             yield f"nothing says what became of {workflow} at {slot}"
-        for slot in sorted(found[workflow] - possible):
+        for slot in sorted(found[workflow].keys() - possible):
             yield f"{workflow} was not scheduled at {slot}"
+    for workflow, of_slot in found.items():
+        for slot, number in of_slot.items():
+            if number > 1:
+                yield f"{number} rows say what became of {workflow} at {slot}"
     yield from _scheduled_runs(world)
 
 

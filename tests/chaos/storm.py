@@ -409,7 +409,7 @@ def _figures(world: World, weather: _Weather, *, seconds: float) -> dict[str, ob
         "voided": types["LaunchVoided"],
         "lost": sum(bool(data.get("lost")) for data in ended),
         "retries": sum(data["attempt"] > 1 for data in ended),
-        "slots": sum(row.key.startswith("tick:") for row in world.triggers),
+        "slots": sum(row.key.startswith(("tick:", "missed:")) for row in world.triggers),
         "pushes": world.deeds.pushes,
         "hooks": len(world.deeds.delivered),
         "by hand": len(world.deeds.asked),

@@ -267,6 +267,12 @@ DOCTORED: dict[str, tuple[str, Doctor]] = {
             w, "tick:ops:minute:", key="tick:ops:minute:start:2026-11-20T10:00Z"
         ),
     ),
+    "a slot ran and was missed": (
+        "slots",
+        lambda w: w.triggers.append(
+            Trigger("missed:ops:minute:2026-11-20T10:01Z", "minute", "missed", None, {})
+        ),
+    ),
     "a slot ran twice": (
         "slots",
         lambda w: w.runs.update({"again": replace(w.runs[_of(w, "minute")])}),

@@ -15,10 +15,11 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
+from storage.store import StorageError
 from webhook import api, hooks
 from webhook.doors import Doors, ScheduleLine, StartByHand
 from webhook.edge import Edge
-from webhook.problems import Problem, from_http_exception, from_problem
+from webhook.problems import Problem, from_http_exception, from_problem, from_storage_error
 
 __all__ = ["Doors", "ScheduleLine", "StartByHand", "create_app"]
 
@@ -28,7 +29,11 @@ def create_app(doors: Doors) -> Starlette:
     return Starlette(
         routes=[*_own_routes(doors), *hooks.routes(doors), *api.routes(doors)],
         middleware=[Middleware(Edge, hosts=doors.hosts, token=doors.token)],
-        exception_handlers={Problem: from_problem, HTTPException: from_http_exception},
+        exception_handlers={
+            Problem: from_problem,
+            HTTPException: from_http_exception,
+            StorageError: from_storage_error,
+        },
     )
 
 

@@ -7,6 +7,7 @@ know the forges. One rule: the payload is a nudge and never the truth, and it is
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import uuid
@@ -33,6 +34,7 @@ from webhook.providers.base import (
     same_repository,
 )
 
+STORED_WITHIN_S = 8.0  # a forge hangs up after 10; what is stored later all the same is not lost
 ACCEPTED, IGNORED, PING = "accepted", "ignored", "ping"
 # Kept with a delivery, for people. No header that can hold a secret or a signature.
 _KEPT_HEADERS = (
@@ -209,7 +211,8 @@ async def _store(doors: Doors, row: DeliveryRow) -> Response:
     if row.verdict == ACCEPTED:
         writes.append(Owe("fetch", row.repository, row.received_at))
     try:
-        await doors.store.write(*writes)
+        async with asyncio.timeout(STORED_WITHIN_S):
+            await doors.store.write(*writes)
     except Duplicate:
         return await _answer_duplicate(doors, row)
     except Exception as error:  # whatever the database says, the forge must see 503

@@ -15,6 +15,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from storage.store import Refused, StorageError
+
 NOTES = "dagmill.notes"  # key of the scope: values for the request's one line in the log
 MEDIA_TYPE = "application/problem+json"
 
@@ -67,8 +69,26 @@ async def from_problem(request: Request, error: Exception) -> Response:
     request.scope.setdefault(NOTES, {})["refused"] = error.detail
     if error.status == HTTPStatus.SERVICE_UNAVAILABLE:
         # The answer says nothing of the cause, so the log must.
-        log.error("request_refused", path=request.url.path, exc_info=error.__cause__)
+        cause = error.__cause__
+        if isinstance(cause, StorageError):
+            log.error("request_refused", path=request.url.path, problem=str(cause))
+        else:
+            log.error("request_refused", path=request.url.path, exc_info=cause)
     return error.response()
+
+
+async def from_storage_error(request: Request, error: Exception) -> Response:
+    """A disk or database that fails is no mistake of the request, which may succeed later."""
+    if isinstance(error, Refused):
+        raise error
+    problem = Problem(
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        "the service cannot read or write what it keeps just now",
+        remedy="the service's log says why; send the request again later",
+        headers={"Retry-After": "60"},
+    )
+    problem.__cause__ = error
+    return await from_problem(request, problem)
 
 
 async def from_http_exception(request: Request, error: Exception) -> Response:

@@ -202,14 +202,21 @@ class Ticker:
 
     def _amended(self, applied: Applied, now: datetime) -> Applied:
         """A schedule that came while the clock was ahead counts from when that was noticed."""
-        workflows = dict(applied.workflows)
-        for workflow, live in applied.workflows.items():
-            if live.live_from > now:
-                self._born.setdefault((workflow, live.live_from), now)
-            begin = self._born.get((workflow, live.live_from))
-            if begin is not None:
-                workflows[workflow] = dataclasses.replace(live, live_from=begin)
+        workflows = {
+            workflow: dataclasses.replace(
+                live, live_from=self._begin(workflow, live.live_from, now)
+            )
+            for workflow, live in applied.workflows.items()
+        }
         return dataclasses.replace(applied, workflows=MappingProxyType(workflows))
+
+    def _begin(self, workflow: str, live_from: datetime, now: datetime) -> datetime:
+        while known := self._born.get((workflow, live_from)):
+            live_from = known
+        if live_from <= now:
+            return live_from
+        self._born[workflow, live_from] = now
+        return now
 
     async def run_forever(self) -> None:
         with contextlib.suppress(TimeoutError):

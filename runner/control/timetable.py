@@ -54,8 +54,9 @@ class Timetable:
         following: dict[Timer, datetime] = {}
         explained: dict[Timer, datetime] = {}
         for old, timer in timers.items():
-            known = self._next[old]
-            explained[timer] = max(known, self._explained.get(old, known))
+            if timer == old:  # else what came before its false begin is still to be explained
+                known = self._next[old]
+                explained[timer] = max(known, self._explained.get(old, known))
             following[timer] = timer.following(max(timer.live_from, after))
             await self._turns.give()
         self._explained = explained

@@ -29,8 +29,8 @@ from storage.records import Append, EventRecord, RunRow
 from storage.sqlite import SqliteStore
 
 FILES = 5000
-ALL_CHANGED = 2  # commits that change all of them, after the first that brings them
-ONE_CHANGED = 15
+ALL_CHANGED = 1  # commits that change all of them, after the first that brings them
+ONE_CHANGED = 10
 _EVERY_S = 0.005
 _BEAT_S = 0.001
 _IDLE_S = 4.0

@@ -7,6 +7,7 @@ twice. Exit code 1 if so.
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -20,6 +21,8 @@ from chaos.storm import Report, Storm, rage
 
 def main() -> int:
     arguments = _arguments()
+    # As Ctrl-C does: the service that is being tried must not outlive us.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     reports: list[Report] = []
     for storm in _storms(arguments):
         report = rage(storm, keep=arguments.keep)

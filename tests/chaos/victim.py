@@ -108,6 +108,12 @@ class Victim:
             first = len(self.facts) if new else 0
         return self._wait(lambda: any(map(wanted, self.facts[first:])), within_s=within_s)
 
+    def serves(self, *, within_s: float) -> bool:
+        """Whether it says within the time that it listens."""
+        return self._wait(
+            lambda: any("listening on" in line for line in self.said), within_s=within_s
+        )
+
     def _wait(self, holds: Callable[[], bool], *, within_s: float) -> bool:
         deadline = time.monotonic() + within_s
         with self._news:
@@ -141,7 +147,7 @@ class Victim:
 
     def stop(self, *, within_s: float = 60) -> int:
         """TERM once it serves; the exit code."""
-        self._wait(lambda: any("listening on" in line for line in self.said), within_s=within_s)
+        self.serves(within_s=within_s)
         self.terminate()
         try:
             self.process.wait(within_s)

@@ -26,7 +26,8 @@ class StartRefused(Exception):
 def bind(host: str, port: int) -> socket.socket:
     """The listening socket. Raises StartRefused."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # named, else asyncio does not know it for TCP, and each answer waits 40 ms for an ACK
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))

@@ -504,8 +504,8 @@ class Supervisor:
     async def _make_workspace(self) -> None:
         queued = self._state.queued
         if self._parts.checkout is not None and queued is not None:
-            # of an earlier process that did not get to the end of it
-            await asyncio.to_thread(workspace.remove, self._workspace)
+            if self._workspace.exists():  # of an earlier process that did not get to its end
+                await asyncio.to_thread(workspace.remove, self._workspace)
             await self._parts.checkout(queued.repository, queued.commit, self._workspace)
 
     def _prepared_run(self, now: datetime, found: RunScope, verdict: Verdict) -> Fact:

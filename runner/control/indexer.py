@@ -8,12 +8,13 @@ changes.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Mapping, Sequence
 
 from runner.control import catalog
 from runner.control.catalog import Catalog, Entry
 from runner.language.model import Problem
-from storage.mirror import Mirror, SnapshotFile
+from storage.mirror import Mirror, ObjectMissing, SnapshotFile
 from storage.records import EntryRow, PutEntry
 from storage.store import Store
 
@@ -54,6 +55,18 @@ class Indexer:
             found.update(await self._parse([name for name in missing if name not in found]))
         self._known = found
         return found
+
+    async def readable(self, files: Sequence[Named]) -> Mapping[Named, Entry]:
+        """The same without those whose blobs the mirror does not have."""
+        try:
+            return await self.entries(files)
+        except ObjectMissing:
+            found: dict[Named, Entry] = {}
+            for name in files:
+                with contextlib.suppress(ObjectMissing):
+                    found.update(await self.entries([name]))
+            self._known = found
+            return found
 
     async def _stored(self, files: Sequence[Named]) -> dict[Named, Entry]:
         rows = await self._store.entries(catalog.LOADER, [(blob, "", path) for path, blob in files])

@@ -13,7 +13,7 @@ import contextlib
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import structlog
 
@@ -26,7 +26,7 @@ from runner.control.intake import Intake
 from runner.control.moves import BRANCHES, STATUS_REF, Moved, Watch, plan_moves
 from runner.control.pushes import Pushes
 from runner.control.ticker import Ticker
-from storage.mirror import Mirror, Seen
+from storage.mirror import Mirror, ObjectMissing, Seen
 from storage.records import (
     DropDefinition,
     Move,
@@ -44,6 +44,7 @@ from storage.store import Conflict, Duplicate, StorageError, Store
 LONGEST_WAIT_S = 300.0
 DENIED_WAIT_S = 900.0
 _FIRST_RETRY_S = 5.0  # doubled by each failure: what a hook announced must not wait for a slow poll
+_LEAST_WAIT_S = 1.0  # after a failure, whatever is announced
 _JITTER = 0.2
 _TRIES = 5  # of one look, each lost to another writer
 _FETCHED_EVERY = timedelta(seconds=30)  # a look without news notes its time no oftener
@@ -119,6 +120,8 @@ class Reconciler:
         self._indexer = Indexer(store, mirror, folder=folder)
         self._pushes = Pushes(store, mirror, indexer=self._indexer, intake=intake)
         self._applied = Applied(repository, "")
+        self._unread: frozenset[str] = frozenset()  # definitions whose files cannot be read now
+        self._unpinned: set[str] = set()  # commits that the mirror did not have
         self._catalog: Catalog | None = None  # of the last tip that was read, applied or not
         self._nudged = asyncio.Event()
         self._failures = 0
@@ -139,24 +142,28 @@ class Reconciler:
         row = await self._store.repository(self._name)
         if row is None or row.fetched_at is None:
             return False
-        ref = row.branch
-        rows = await self._store.definitions(self._name, ref)
-        try:
-            entries = await self._indexer.entries([(d.path, d.blob) for d in rows.values()])
-        except GitError as error:
-            # The mirror was deleted, or lost objects: the next look reads everything anew.
-            _log.warning("definitions_not_restored", repository=self._name, problem=str(error))
-            self._applied = Applied(self._name, ref, row.applied, row.applied_commit)
-            return False
-        workflows = {
+        self._ticker.hold()
+        await self._take_up(row)
+        readable = bool(self._applied.workflows) or not self._unread
+        return readable and (self._served(row.branch), self._url) == (row.branch, row.url)
+
+    async def _take_up(self, row: RepositoryRow) -> None:
+        """Put in force what the store says is, as far as it can be read."""
+        rows = await self._store.definitions(self._name, row.branch)
+        entries = await self._indexer.readable([(d.path, d.blob) for d in rows.values()])
+        live = {
             workflow: in_force.from_row(definition, entry)
             for workflow, definition in rows.items()
-            if not (entry := entries[definition.path, definition.blob]).problems
+            if (entry := entries.get((definition.path, definition.blob))) and not entry.problems
         }
-        restored = Applied(self._name, ref, row.applied, row.applied_commit, workflows)
-        self._ticker.hold()
-        await self._enforce(restored)
-        return (self._served(ref), self._url) == (ref, row.url)
+        self._unread = frozenset(rows) - live.keys()
+        if self._unread:
+            # The mirror lost objects, or was deleted: the next look fetches and reads them again.
+            _log.warning(
+                "definitions_not_read", repository=self._name, workflows=sorted(self._unread)
+            )
+            self._mirror.doubt()
+        await self._enforce(Applied(self._name, row.branch, row.applied, row.applied_commit, live))
 
     async def run_forever(self) -> None:
         forget = self._store.listen("owed:fetch", self.nudge)
@@ -165,6 +172,8 @@ class Reconciler:
                 self._nudged.clear()
                 wait = await self._attempt()
                 self._ticker.release()
+                if self._failures:  # a storm of hooks must not become one of failing fetches
+                    await asyncio.sleep(min(wait, _LEAST_WAIT_S))
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(wait):
                         await self._nudged.wait()
@@ -208,18 +217,34 @@ class Reconciler:
         for _ in range(_TRIES):
             known = await self._known()
             seen = await asyncio.to_thread(self._mirror.fetch)
-            change = await self._plan(known, seen)
+            for repair in self._mirror.repairs():
+                _log.warning("mirror_repaired", repository=self._name, what=repair)
+            await self._catch_up(known.row)
             try:
+                change = await self._plan(known, seen)
                 await self._store.write(*change.writes)
-            except (Conflict, Duplicate) as refused:
+            except (Conflict, Duplicate, ObjectMissing) as refused:
+                if isinstance(refused, ObjectMissing):
+                    self._mirror.doubt()  # the next fetch gets everything anew, or says why not
                 _log.info("look_repeated", repository=self._name, why=str(refused))
                 continue
             await self._take_effect(change)
             return
         raise GitError(f'repository "{self._name}": other writers were faster {_TRIES} times')
 
+    async def _catch_up(self, row: RepositoryRow | None) -> None:
+        """Take up what is stored where this is not what is in force here: a look was written and
+        ended before it took effect, or definitions could not be read before the fetch."""
+        if row is None or row.fetched_at is None:
+            return
+        if self._unread or row.applied != self._applied.n:
+            await self._take_up(row)
+        for commit in tuple(self._unpinned):
+            await self._pin(commit)
+
     async def _known(self) -> _Known:
-        owed = await self._store.owed("fetch", due=self._clock())
+        # All of them: one that was owed before the clock went back is answered, too.
+        owed = await self._store.owed("fetch", due=datetime.max.replace(tzinfo=UTC))
         return _Known(
             await self._store.refs(self._name),
             await self._store.repository(self._name),
@@ -244,6 +269,8 @@ class Reconciler:
         if tip is not None:
             kept = await self._plan_catalog(change, served, tip=tip, at=at)
             await self._plan_pushes(change, moves, watch=watch, tip=tip, at=at)
+        if kept and self._applied.commit:
+            await self._pin(self._applied.commit)  # nothing over there may refer to it any more
         self._say_once(kept)
         now = change.done.applied if change.done is not None else self._applied
         problem = kept or _unusable(self._catalog, now)
@@ -273,8 +300,9 @@ class Reconciler:
         return ""
 
     async def _left_behind(self, after: Applied) -> list[DropDefinition]:
-        """Rows of `after`'s branch from a time when it was served before, gone from it since."""
-        if self._applied.ref == after.ref:
+        """Rows of `after`'s branch from a time when it was served before, gone from it since; and
+        of definitions that cannot be read any more."""
+        if self._applied.ref == after.ref and not self._unread:
             return []
         rows = await self._store.definitions(self._name, after.ref)
         gone = rows.keys() - after.workflows.keys()
@@ -318,12 +346,14 @@ class Reconciler:
         self._said = kept
 
     async def _take_effect(self, change: _Change) -> None:
-        if change.done is not None:
-            await self._enforce(change.done.applied)
-            self._report(change.done)
-        self.reconciled = True
-        for workflow in change.queued:
+        for workflow in change.queued:  # first: whatever fails below must not hold up a run
             self._intake.queued(self._name, workflow)
+        if change.done is not None:
+            self._unread = frozenset()
+            await self._enforce(change.done.applied)
+        self.reconciled = True
+        if change.done is not None:
+            self._report(change.done)
 
     async def _enforce(self, applied: Applied) -> None:
         for live in applied.workflows.values():
@@ -336,7 +366,11 @@ class Reconciler:
         try:
             await asyncio.to_thread(self._mirror.pin, commit)
         except GitError as error:
-            _log.warning("commit_not_pinned", repository=self._name, problem=str(error))
+            if commit not in self._unpinned:
+                _log.warning("commit_not_pinned", repository=self._name, problem=str(error))
+            self._unpinned.add(commit)
+        else:
+            self._unpinned.discard(commit)
 
     def _report(self, done: Reconciled) -> None:
         diff = done.diff

@@ -14,7 +14,7 @@ import pygit2
 from pygit2.enums import FileMode
 
 from storage.git_errors import disk_error
-from storage.mirror import GitError, LostRace, Mirror
+from storage.mirror import GitError, LostRace, Mirror, ObjectMissing
 
 Changes = Mapping[str, bytes | None]
 """Path from the branch's root → new content, or None to delete it (absent is fine)."""
@@ -32,6 +32,13 @@ class TreeView:
         entry = self._entry(path)
         if isinstance(entry, pygit2.Blob) and entry.filemode != FileMode.LINK:
             return entry.data
+        return None
+
+    def blob(self, path: str) -> str | None:
+        """The id of a file's content, without reading it; None if there is no such file."""
+        entry = self._entry(path)
+        if isinstance(entry, pygit2.Blob) and entry.filemode != FileMode.LINK:
+            return str(entry.id)
         return None
 
     def list(self, folder: str = "") -> tuple[str, ...]:
@@ -81,8 +88,15 @@ def publish(
     signature = pygit2.Signature(author_name, author_email, int(at.timestamp()), 0)
     lost: LostRace | None = None
     for _ in range(tries):
-        tip = mirror.fetch_branch(branch)
-        commit = _commit_on(mirror, tip, edit=edit, message=message, signature=signature)
+        try:
+            tip = mirror.fetch_branch(branch)
+            commit = _commit_on(mirror, tip, edit=edit, message=message, signature=signature)
+        except (KeyError, ObjectMissing) as error:
+            mirror.doubt()
+            raise ObjectMissing(
+                f"{mirror.path}: branch {branch} cannot be built on: {error} is missing; "
+                "the next look fetches everything anew"
+            ) from error
         if commit is None:
             return None
         try:

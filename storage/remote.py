@@ -400,6 +400,7 @@ class Origin:
                 reason = "it is checked out there"
                 raise PushRefused(f"{self.address.shown}: {ref}: {reason}", reason=reason)
         copy_objects(repository, other, oid)
+        _drop_left_lock(Path(other.path) / f"{ref}.lock")
         transaction = other.transaction()
         with transaction:
             transaction.lock_ref(ref)
@@ -430,6 +431,14 @@ class Origin:
             raise AccessDenied(f"{self.address.shown}: {error}") from error
 
 
+def _drop_left_lock(lock: Path) -> None:
+    """A `kill -9` in the middle of a local push leaves its lock, which would refuse the branch for
+    ever: no later push comes past it. Nobody else writes the refs that we push to."""
+    with contextlib.suppress(FileNotFoundError):
+        if abs(time.time() - lock.stat().st_mtime) > _LEFT_LOCK_S:
+            lock.unlink()
+
+
 def copy_objects(source: pygit2.Repository, target: pygit2.Repository, oid: str) -> None:
     """Copy a commit and what it needs; whatever `target` has, it has whole."""
     todo = [pygit2.Oid(hex=oid)]
@@ -457,6 +466,7 @@ _LOST = re.compile(
     r"|failed to (?:lock|create locked)",
     re.IGNORECASE,
 )
+_LEFT_LOCK_S = 10.0  # our lock is held for less than a millisecond
 _DENIED = re.compile(
     r"authenticat|status code: 40[13]|private key|permission denied|not owned by current user"
     r"|access denied|read-only",

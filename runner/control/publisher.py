@@ -3,16 +3,17 @@
 Pays the owed `summary` rows: reads the runs from the store, builds the files, has them committed
 and pushed in one commit. Leaves when to do so to the reporter and what a summary says to
 `engine.summary`. Its rule: the files follow from the store, so that writing them again changes
-nothing, and a refused push never fails a run.
+nothing; what is younger on the branch stays, and a refused push never fails a run.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import structlog
@@ -24,12 +25,14 @@ from runner.engine import summary
 from runner.engine.history import History
 from storage import branch
 from storage.branch import Changes, TreeView
-from storage.mirror import GitError, Mirror, PushRefused
+from storage.mirror import AccessDenied, GitError, Mirror, PushRefused
 from storage.records import OwedRow, RunRow
 from storage.store import Store
 
 STATUS_BRANCH = "dagmill/status"
 AUTHOR = ("Dagmill", "dagmill@localhost")
+_KEPT_SEEN = 20_000
+_WORD = re.compile(r"[A-Za-z0-9_-]{0,64}")
 
 _log = structlog.get_logger(__name__)
 
@@ -60,6 +63,7 @@ class Publisher:
         self._store = store
         self._sites = sites
         self._clock = clock
+        self._seen: dict[str, Line | None] = {}
         self._refused: set[str] = set()  # repositories whose refusal was said already
 
     async def __call__(self, rows: Sequence[OwedRow]) -> None:
@@ -75,26 +79,18 @@ class Publisher:
     async def _publish(self, repository: str, told: Sequence[_Told]) -> None:
         site = self._sites[repository]
         latest = await self._latest(repository, site.applied(), told)
-        newest = [one for one in told if latest[one.row.workflow].run == one.row.run]
-        files = _run_files(told)
         lines = [
             _line(workflow, latest.get(workflow), site=site)
             for workflow in sorted({*site.applied().workflows, *latest})
         ]
-        page = readme(repository, lines).encode()
-
-        def edit(tree: TreeView) -> Changes:
-            return {**files, **_latest_files(tree, newest), "README.md": page}
-
+        update = _Update(repository, told, lines, self._seen)
         try:
             commit = await asyncio.to_thread(
                 branch.publish,
                 site.mirror,
                 branch=STATUS_BRANCH,
-                edit=edit,
-                message=lambda _: commit_message(
-                    [one.row.run for one in told], [one.row.status for one in told]
-                ),
+                edit=update.changes,
+                message=update.message,
                 author_name=AUTHOR[0],
                 author_email=AUTHOR[1],
                 at=self._clock(),
@@ -106,7 +102,7 @@ class Publisher:
         _log.info("summaries_published", repository=repository, runs=len(told), commit=commit)
 
     def _warn(self, repository: str, error: GitError) -> None:
-        if not isinstance(error, PushRefused) or repository in self._refused:
+        if not isinstance(error, PushRefused | AccessDenied) or repository in self._refused:
             return
         self._refused.add(repository)
         _log.warning(
@@ -130,38 +126,94 @@ class Publisher:
         return summary.for_git(summary.document(row.run, history.state()))
 
 
-def _run_files(told: Sequence[_Told]) -> dict[str, bytes]:
-    files: dict[str, bytes] = {}
-    for one in told:
-        stem = run_path(one.row.workflow, one.row.run, queued_at=one.row.queued_at)
-        files[f"{stem}.json"] = _json(one.document)
-        files[f"{stem}.md"] = summary.markdown(one.document).encode()
-    return files
+class _Update:
+    """What is told now, against what is on the branch: computed again after each lost race, as
+    another service may publish there too. `seen` keeps what was read of `latest/`, by blob."""
+
+    def __init__(
+        self,
+        repository: str,
+        told: Sequence[_Told],
+        lines: Sequence[Line],
+        seen: dict[str, Line | None],
+    ) -> None:
+        self._repository = repository
+        self._told = told
+        self._lines = lines
+        self._seen = seen
+        self._runs = {f"{_stem(one)}.json": one.row for one in told}
+
+    def changes(self, tree: TreeView) -> Changes:
+        """Files that are not there yet, and the dashboard that goes with them.
+
+        Nothing if all runs are there: a push was taken and its answer lost, or we were killed
+        after it. What is new on the dashboard then comes with the next run.
+        """
+        files: dict[str, bytes] = {}
+        for one in self._told:
+            files[f"{_stem(one)}.json"] = _json(one.document)
+            files[f"{_stem(one)}.md"] = summary.markdown(one.document).encode()
+        files = {path: data for path, data in files.items() if tree.read(path) != data}
+        lines = {line.workflow: self._younger(tree, line) for line in self._lines}
+        for one in self._told:
+            path = latest_path(one.row.workflow)
+            data = _json(one.document)
+            if lines[one.row.workflow].run == one.row.run and tree.read(path) != data:
+                files[path] = data
+        if files:
+            files["README.md"] = readme(self._repository, lines.values()).encode()
+        return files
+
+    def message(self, changes: Changes) -> str:
+        new = [row for path, row in self._runs.items() if path in changes]
+        return commit_message([row.run for row in new], [row.status for row in new])
+
+    def _younger(self, tree: TreeView, ours: Line) -> Line:
+        """The line of our newest run, or of that which another service left on the branch."""
+        path = latest_path(ours.workflow)
+        blob = tree.blob(path)
+        if blob is None:
+            return ours
+        if blob not in self._seen:
+            if len(self._seen) >= _KEPT_SEEN:
+                self._seen.clear()
+            self._seen[blob] = _read_latest(tree.read(path), ours.workflow)
+        theirs = self._seen[blob]
+        if theirs is None or _age(theirs) <= _age(ours):
+            return ours
+        return replace(theirs, name=ours.name, next_at=ours.next_at, stale=ours.stale)
 
 
-def _latest_files(tree: TreeView, newest: Iterable[_Told]) -> dict[str, bytes]:
-    """The `latest/` files of runs that are their workflow's newest here; one that is there and
-    younger (another publisher's) stays."""
-    files: dict[str, bytes] = {}
-    for one in newest:
-        path = latest_path(one.row.workflow)
-        if not _is_younger(tree.read(path), than=one.document):
-            files[path] = _json(one.document)
-    return files
+def _stem(one: _Told) -> str:
+    return run_path(one.row.workflow, one.row.run, queued_at=one.row.queued_at)
 
 
-def _is_younger(there: bytes | None, *, than: Mapping[str, Any]) -> bool:
-    if there is None:
-        return False
+def _age(line: Line) -> tuple[datetime, str]:
+    """In milliseconds, as a summary has no more."""
+    at = line.run_queued_at or datetime.min.replace(tzinfo=UTC)
+    return at.replace(microsecond=at.microsecond // 1000 * 1000), line.run
+
+
+def _read_latest(data: bytes | None, workflow: str) -> Line | None:
+    """What a `latest/` file says; None if no service wrote it."""
     try:
-        document = json.loads(there)
-        return bool(_age(document) > _age(than))
-    except (ValueError, KeyError, TypeError):
-        return False  # not written by us: replace it
-
-
-def _age(document: Mapping[str, Any]) -> tuple[datetime, str]:
-    return datetime.fromisoformat(document["queued_at"]), str(document["run"])
+        document = json.loads(data or b"")
+        queued_at = datetime.fromisoformat(document["queued_at"])
+        took = document["duration_ms"]
+        known = (document["run"], document["status"], document["commit"])
+        if not all(_WORD.fullmatch(word) for word in known) or queued_at.tzinfo is None:
+            return None
+        return Line(
+            workflow,
+            workflow,
+            status=document["status"],
+            run=document["run"],
+            run_queued_at=queued_at,
+            commit=document["commit"],
+            duration_ms=None if took is None else int(took),
+        )
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
 
 
 def _line(workflow: str, row: RunRow | None, *, site: Site) -> Line:

@@ -33,7 +33,11 @@ class Payer(Protocol):
 
 
 class Reporter:
-    """One reader of one kind of owed rows. `clock` gives aware UTC datetimes."""
+    """One reader of one kind of owed rows. `clock` gives aware UTC datetimes.
+
+    `longest_delay_s`: nothing of this kind is ever put off for longer, so that what seems to be
+    was written before the clock went back, and is due. None: it may be.
+    """
 
     def __init__(
         self,
@@ -47,6 +51,7 @@ class Reporter:
         retry_s: float = 5,
         longest_retry_s: float = 600,
         batch: int = 200,
+        longest_delay_s: float | None = None,
     ) -> None:
         self._store = store
         self._kind = kind
@@ -57,6 +62,7 @@ class Reporter:
         self._retry_s = retry_s
         self._longest_retry_s = longest_retry_s
         self._batch = batch
+        self._longest_delay_s = longest_delay_s
         self._owed = asyncio.Event()
         self._paying = asyncio.Lock()
         self._allowed = float(BURST)  # payments that may be made at once, as of `_counted_at`
@@ -84,7 +90,7 @@ class Reporter:
     async def pay_due(self) -> bool:
         """Pay everything that is due now; False if some of it had to be postponed."""
         async with self._paying:
-            while rows := await self._store.owed(self._kind, due=self._clock(), limit=self._batch):
+            while rows := await self._due():
                 try:
                     await self._pay(rows)
                 except NotPaid as error:
@@ -98,10 +104,23 @@ class Reporter:
                 await self._store.write(*(Pay(row.kind, row.key, row.version) for row in rows))
             return True
 
+    async def _due(self) -> list[OwedRow]:
+        due = self._clock()
+        first = await self._store.owed_next(self._kind)
+        if first is not None and self._is_beyond(first):
+            due = first
+        return await self._store.owed(self._kind, due=due, limit=self._batch)
+
+    def _is_beyond(self, due: datetime) -> bool:
+        ahead_s = (due - self._clock()).total_seconds()
+        return self._longest_delay_s is not None and ahead_s > self._longest_delay_s
+
     async def _postpone(self, rows: Sequence[OwedRow], error: str) -> None:
         at = self._clock()
         wait = min(self._retry_s * 2 ** min(row.tries for row in rows), self._longest_retry_s)
-        _log.warning("report_postponed", kind=self._kind, rows=len(rows), wait_s=wait, error=error)
+        # A refusal that stays the same is said once, over restarts too.
+        say = _log.info if all(row.last_error == error for row in rows) else _log.warning
+        say("report_postponed", kind=self._kind, rows=len(rows), wait_s=wait, error=error)
         later = at + timedelta(seconds=wait)
         await self._store.write(
             *(Postpone(row.kind, row.key, row.version, later, error) for row in rows)
@@ -115,7 +134,7 @@ class Reporter:
                 await self._owed.wait()
                 continue
             wait = (first - self._clock()).total_seconds()
-            if wait <= 0:
+            if wait <= 0 or self._is_beyond(first):
                 return
             await self._notice(wait)
 

@@ -7,6 +7,7 @@ and the tail are of the scrubbed text, and the file holds nothing else afterward
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
@@ -22,6 +23,7 @@ TAIL_LINES: Final = 20
 TAIL_BYTES: Final = 2048
 
 _CHUNK: Final = 1 << 20
+_NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT)
 _AT_ONCE: Final = 64 << 10  # up to here one read is cheaper than a buffer
 
 
@@ -41,16 +43,22 @@ def digest(path: Path, *, mask: Mask | None) -> Digest:
 
     The scrubbed text is written beside the log and takes its name when it is whole: a crash
     leaves one or the other. Who still writes to the old file (a process that outlived its step)
-    is not heard any more. Raises OSError if the log cannot be read, or its place not written.
+    is not heard any more. Without room for that the secrets are overwritten where they stand, each
+    byte with a star. Raises OSError if the log cannot be read, or its place not written.
     """
     with _opened(path) as (log, size):
         if log is None:
             return _Reading().result()
         if size <= _AT_ONCE:
             return _digest_at_once(path, log, size, mask=mask)
-        if mask:
+        if not mask:
+            return _digest_in_chunks(log)
+        try:
             return _scrub(path, log, mask.stream())
-        return _digest_in_chunks(log)
+        except OSError as error:
+            if error.errno not in _NO_ROOM:
+                raise
+        return _scrub_in_place(path, mask.even_stream())
 
 
 def read_output(path: Path, *, limit_bytes: int) -> str | None:
@@ -109,9 +117,14 @@ def _tail(end: bytes) -> str:
 def _digest_at_once(path: Path, log: int, size: int, *, mask: Mask | None) -> Digest:
     content = _read_up_to(log, size)
     clean = mask.raw(content) if mask else content
-    if clean != content:
-        with _replacing(path, log) as scrubbed:
-            _write_all(scrubbed, clean)
+    if mask and clean != content:
+        try:
+            with _replacing(path, log) as scrubbed:
+                _write_all(scrubbed, clean)
+        except OSError as error:
+            if error.errno not in _NO_ROOM:
+                raise
+            return _scrub_in_place(path, mask.even_stream())
     reading = _Reading()
     reading.add(clean, clean.count(b"\n"))
     return reading.result()
@@ -141,6 +154,28 @@ def _scrub(path: Path, log: int, stream: MaskStream) -> Digest:
             _write_all(scrubbed, part)
             reading.add(part, part.count(b"\n"))
     return reading.result()
+
+
+def _scrub_in_place(path: Path, stream: MaskStream) -> Digest:
+    """Nothing moves, and what was overwritten is no secret: after a crash it is done again."""
+    reading = _Reading()
+    log = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        for part in _cleaned(log, stream):
+            place = reading.size_bytes
+            if os.pread(log, len(part), place) != part:
+                _overwrite(log, part, place)
+            reading.add(part, part.count(b"\n"))
+    finally:
+        os.close(log)
+    return reading.result()
+
+
+def _overwrite(log: int, data: bytes, offset: int) -> None:
+    rest = memoryview(data)
+    while rest:
+        done = os.pwrite(log, rest, offset)
+        rest, offset = rest[done:], offset + done
 
 
 def _cleaned(log: int, stream: MaskStream) -> Iterator[bytes]:

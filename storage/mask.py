@@ -58,6 +58,11 @@ class Mask:
     def stream(self) -> MaskStream:
         return MaskStream(self._bytes)
 
+    def even_stream(self) -> MaskStream:
+        """One that puts a star for each byte of a secret, so that nothing moves."""
+        forms = {_encode(form) for value in self._values for form in _forms(value)}
+        return MaskStream(_EvenForms(forms, stars=b"*", bar=b"|"))
+
     def json(self, value: Any) -> Any:
         """The value with its texts, keys and telltale numbers masked; a new one where it has any.
 
@@ -148,8 +153,10 @@ class _Forms(Generic[AnyStr]):
     def replace_counted(self, text: AnyStr) -> tuple[AnyStr, int]:
         if not self._found_in(text):
             return text, 0
-        # A function, so that nothing in the replacement is taken for a group.
-        return self._pattern.subn(lambda _: self._stars, text)
+        return self._pattern.subn(lambda match: self._in_place_of(match[0]), text)
+
+    def _in_place_of(self, form: AnyStr) -> AnyStr:
+        return self._stars
 
     def replace_certain(self, text: AnyStr) -> tuple[AnyStr, int, int]:
         """(masked beginning, length of `text` that it covers, replacements): the part that
@@ -162,7 +169,7 @@ class _Forms(Generic[AnyStr]):
         for match in self._pattern.finditer(text):
             if match.start() >= open_from:
                 break
-            parts += (text[covered : match.start()], self._stars)
+            parts += (text[covered : match.start()], self._in_place_of(match[0]))
             covered = match.end()
             if covered > open_from:
                 open_from = self._open_from(text, covered)
@@ -191,6 +198,13 @@ class _Forms(Generic[AnyStr]):
                     first = place
                     break
         return first
+
+
+class _EvenForms(_Forms[bytes]):
+    """A replacement is as long as what it hides."""
+
+    def _in_place_of(self, form: bytes) -> bytes:
+        return self._stars * len(form)
 
 
 # The forms of a value

@@ -158,10 +158,10 @@ def test_a_scrubbing_that_fails_leaves_the_log_and_nothing_else(
     log.write_bytes(content)
 
     def full(*_: object) -> int:
-        raise OSError(28, "No space left on device")
+        raise OSError(5, "Input/output error")
 
     monkeypatch.setattr(os, "write", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match="Input/output"):
         digest(log, mask=MASK)
     monkeypatch.undo()
     assert log.read_bytes() == content
@@ -195,3 +195,22 @@ def test_a_range_ends_where_the_log_does(log: Path) -> None:
     assert read_range(log, offset=8, limit=100) == b"89"
     assert read_range(log, offset=10, limit=100) == b""
     assert read_range(log, offset=99, limit=1) == b""
+
+
+@pytest.mark.parametrize("before", [0, CHUNK - 7, 3 * CHUNK])
+def test_without_room_for_a_copy_secrets_are_overwritten_where_they_stand(
+    log: Path, monkeypatch: pytest.MonkeyPatch, before: int
+) -> None:
+    log.write_bytes(b"x" * before + b"hunter22-secret" + b"y\n" * 9)
+
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "write", full)
+    monkeypatch.setattr(os, "sendfile", full)
+    found = digest(log, mask=MASK)
+    there = log.read_bytes()
+    assert there == b"x" * before + b"*" * 15 + b"y\n" * 9
+    assert found.sha256 == hashlib.sha256(there).hexdigest()
+    assert (found.size_bytes, found.lines) == (len(there), 9)
+    assert [path.name for path in log.parent.iterdir()] == [log.name]

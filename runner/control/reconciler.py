@@ -216,10 +216,11 @@ class Reconciler:
         """Fetch, compare, and write what follows in one transaction. Raises GitError."""
         for _ in range(_TRIES):
             known = await self._known()
+            await self._catch_up(known.row)
             seen = await asyncio.to_thread(self._mirror.fetch)
             for repair in self._mirror.repairs():
                 _log.warning("mirror_repaired", repository=self._name, what=repair)
-            await self._catch_up(known.row)
+            await self._read_again(known.row)
             try:
                 change = await self._plan(known, seen)
                 await self._store.write(*change.writes)
@@ -233,11 +234,14 @@ class Reconciler:
         raise GitError(f'repository "{self._name}": other writers were faster {_TRIES} times')
 
     async def _catch_up(self, row: RepositoryRow | None) -> None:
-        """Take up what is stored where this is not what is in force here: a look was written and
-        ended before it took effect, or definitions could not be read before the fetch."""
-        if row is None or row.fetched_at is None:
-            return
-        if self._unread or row.applied != self._applied.n:
+        """Take up what is stored if it is not what is in force here: a look was written and ended
+        before it took effect. Before the fetch, as schedules must not wait for the network."""
+        if row is not None and row.fetched_at is not None and row.applied != self._applied.n:
+            await self._take_up(row)
+
+    async def _read_again(self, row: RepositoryRow | None) -> None:
+        """After the fetch: what the mirror did not have, it may have now."""
+        if row is not None and self._unread:
             await self._take_up(row)
         for commit in tuple(self._unpinned):
             await self._pin(commit)
@@ -359,8 +363,8 @@ class Reconciler:
         for live in applied.workflows.values():
             if live.stale:
                 await self._pin(live.commit)
-        self._applied = applied
         await self._ticker.replace(applied)
+        self._applied = applied  # last: the next look takes up again what failed before this
 
     async def _pin(self, commit: str) -> None:
         try:

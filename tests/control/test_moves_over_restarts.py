@@ -200,10 +200,11 @@ async def test_an_error_before_a_written_look_takes_effect_is_made_good_by_the_n
     house.ticker.replace = fail  # type: ignore[method-assign]
     with pytest.raises(ZeroDivisionError):
         await house.push(b=CRON)
-    tip = await house.push(c=CRON)
-    assert house.reconciler.applied().n == 3
-    assert [line.workflow for line in house.ticker.lines()] == ["b", "c"]
-    assert (await house.runs())[-1] == ("a", tip)
+    house.remote.path.rename(house.remote.path.with_name("away.git"))
+    with pytest.raises(GitError):
+        await house.reconciler.look()
+    assert house.reconciler.applied().n == 2
+    assert [line.workflow for line in house.ticker.lines()] == ["b"]
 
 
 async def test_definitions_that_another_look_applied_are_taken_up(house: House) -> None:

@@ -23,7 +23,7 @@ from typing import Any, Protocol
 
 import structlog
 
-from runner import privacy
+from runner import orphans, privacy
 from runner.control import environment, local
 from runner.control.admission import Admission
 from runner.control.intake import Intake, Source
@@ -110,18 +110,28 @@ async def serve(
             service = _assemble(
                 settings, store, environ=environ, listener=listener, announcer=announcer
             )
-            await _begun(service)
-            return await service.serve(listener)
+            with stop_signals() as stop:
+                if await _begun(service, stop):
+                    await service.serve(listener, stop)
+            return stop.code
         finally:
             await store.close()
 
 
-async def _begun(service: _Service) -> None:
-    """Whatever is wrong with the disk or the database is said, not shown as a traceback."""
+async def _begun(service: _Service, stop: Stop) -> bool:
+    """False: it was asked to stop before its first look came back. Raises StartRefused."""
+    begin, asked = asyncio.ensure_future(service.begin()), asyncio.ensure_future(stop.asked.wait())
     try:
-        await service.begin()
-    except StorageError as error:
+        await asyncio.wait([begin, asked], return_when=asyncio.FIRST_COMPLETED)
+        if begin.done():
+            begin.result()
+        return begin.done()
+    except StorageError as error:  # a full disk, say: no traceback for that
         raise StartRefused(str(error)) from error
+    finally:
+        begin.cancel()
+        asked.cancel()
+        await asyncio.gather(begin, asked, return_exceptions=True)
 
 
 def _assemble(
@@ -319,28 +329,26 @@ class _Service:
         except GitError as error:
             raise StartRefused(str(error)) from error
 
-    async def serve(self, listener: socket.socket) -> int:
-        """Run until asked to stop; the exit code."""
+    async def serve(self, listener: socket.socket, stop: Stop) -> None:
+        """Run until asked to stop."""
         closing = asyncio.Event()
         server = Server(web_config(create_app(self._doors(closing))), closing=closing)
-        with stop_signals() as stop:
-            async with asyncio.TaskGroup() as group:
-                web = group.create_task(server.serve([listener]))
-                engine = group.create_task(self._engine.run_forever())
-                loops = [group.create_task(loop) for loop in self._loops()]
-                self._announcer.listening(self._started())
-                await stop.asked.wait()
-                # Nothing starts from here on; what runs goes on.
-                self._admission.close()
-                self._engine.close()
-                for task in loops:
-                    task.cancel()
-                await self._leave(stop)
-                closing.set()
-                server.should_exit = True
-                await web
-                engine.cancel()
-        return stop.code
+        async with asyncio.TaskGroup() as group:
+            web = group.create_task(server.serve([listener]))
+            engine = group.create_task(self._engine.run_forever())
+            loops = [group.create_task(loop) for loop in self._loops()]
+            self._announcer.listening(self._started())
+            await stop.asked.wait()
+            # Nothing starts from here on; what runs goes on.
+            self._admission.close()
+            self._engine.close()
+            for task in loops:
+                task.cancel()
+            await self._leave(stop)
+            closing.set()
+            server.should_exit = True
+            await web
+            engine.cancel()
 
     def _loops(self) -> Iterator[Coroutine[Any, Any, None]]:
         yield self._admission.run_forever()
@@ -348,6 +356,8 @@ class _Service:
         yield self._reconciler.run_forever()
         yield self._reporter.run_forever()
         yield self._cleaner.run_forever()
+        if os.getpid() == 1:
+            yield orphans.reap_forever()
         if self._refs is not None:
             yield local.watch(self._refs, nudge=self._reconciler.nudge)
 

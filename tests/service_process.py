@@ -123,6 +123,7 @@ class Served:
     def __init__(self, data: Path) -> None:
         self.data = data
         self.services: list[Service] = []
+        self.within: tuple[str, ...] = ()  # the beginning of the command line, say `unshare`
 
     def __call__(self, *arguments: str, **settings: str) -> Service:
         environ = {
@@ -133,7 +134,7 @@ class Served:
             **{f"DAGMILL_{name.upper()}": value for name, value in settings.items()},
         }
         process = subprocess.Popen(
-            [sys.executable, "-m", "runner.cli", "serve", "--port", "0", *arguments]
+            [*self.within, sys.executable, "-m", "runner.cli", "serve", "--port", "0", *arguments]
             + ([] if "--data" in arguments else ["--data", str(self.data)]),
             env=environ,
             stdin=subprocess.DEVNULL,

@@ -19,6 +19,7 @@ from runner.engine import journal
 from runner.language import load, params
 from runner.language.model import Param, Workflow
 from runner.triggers import Trigger, TriggerType, manual_key
+from storage.mirror import ObjectMissing
 from storage.records import PutTrigger, RunRow, TriggerRow, Write
 from storage.store import Duplicate, StorageError, Store
 
@@ -98,7 +99,7 @@ class Intake:
             )
         except params.ParamError as error:
             raise UnfitParams(f'workflow "{workflow}": {error}') from error
-        await self._sources[repository].pin(definition.commit)
+        await self._pin(definition)
         run = journal.new_run_id(trigger.at)
         made = journal.queued_writes(
             run,
@@ -110,6 +111,14 @@ class Intake:
             params=bound,
         )
         return run, (verdict(definition, trigger, "run", cause=cause, run=run), *made)
+
+    async def _pin(self, definition: Definition) -> None:
+        try:
+            await self._sources[definition.repository].pin(definition.commit)
+        except ObjectMissing as error:
+            raise DefinitionUnreadable(
+                f'workflow "{definition.workflow}" cannot run at {definition.commit[:10]}: {error}'
+            ) from error
 
     async def start_by_hand(
         self,

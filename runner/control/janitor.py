@@ -63,4 +63,5 @@ class Janitor:
         if row is None:
             return used
         definitions = await self._store.definitions(repository, row.branch)
-        return used | {d.commit for d in definitions.values() if d.problems}
+        stale = {d.commit for d in definitions.values() if d.problems}
+        return used | stale | {row.applied_commit}

@@ -22,7 +22,8 @@ from runner.control.applied import Applied
 from runner.control.dashboard import Line, commit_message, latest_path, readme, run_path
 from runner.control.reporter import NotPaid
 from runner.engine import summary
-from runner.engine.history import History
+from runner.engine.history import History, HistoryError
+from runner.engine.journal import UnreadableRecord
 from storage import branch
 from storage.branch import Changes, TreeView
 from storage.mirror import AccessDenied, GitError, Mirror, PushRefused
@@ -71,8 +72,15 @@ class Publisher:
         told: dict[str, list[_Told]] = {}
         for row in rows:
             run = await self._store.run(row.key)
-            if run is not None and run.finished_at is not None and run.repository in self._sites:
-                told.setdefault(run.repository, []).append(_Told(run, await self._document(run)))
+            if run is None or run.finished_at is None or run.repository not in self._sites:
+                continue
+            try:
+                one = _Told(run, await self._document(run))
+            except (HistoryError, UnreadableRecord) as error:
+                # given up because it cannot be read: it must not keep the others from being told
+                _log.error("summary_not_written", run=run.run, problem=str(error))
+            else:
+                told.setdefault(run.repository, []).append(one)
         for repository, runs in told.items():
             await self._publish(repository, runs)
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+from pathlib import Path
 
 from house import House
 
@@ -77,6 +79,23 @@ async def test_a_refused_push_is_tried_again_later_and_changes_no_run(house: Hou
     assert row is not None
     assert row.status == "succeeded"
     assert await house.store.owed_next("summary") is not None
+
+
+async def test_a_run_that_cannot_be_read_keeps_no_other_from_being_told(
+    house: House, tmp_path: Path
+) -> None:
+    await house.push(a=CRON)
+    lost, good = await run(house), await run(house)
+    for number in (lost, good):
+        await house.finish(number)
+    with sqlite3.connect(tmp_path / "data/dagmill.sqlite") as database:
+        database.execute("DELETE FROM events WHERE run = ?", (lost,))
+    database.close()
+    assert await reporter(house).pay_due()
+    assert [f for f in house.remote.files(STATUS) if f.startswith("runs/")] == [
+        f"runs/2026/11/20/a/{good}.json",
+        f"runs/2026/11/20/a/{good}.md",
+    ]
 
 
 async def test_a_run_of_a_repository_that_is_no_longer_served_is_let_go(house: House) -> None:

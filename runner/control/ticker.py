@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
@@ -33,6 +33,7 @@ LEAST_GRACE_S = 10.0  # a slot is always some milliseconds late
 FIRST_LOOK_S = 30.0
 _LONGEST_SLEEP_S = 60.0  # so that a jump of the clock is noticed
 _RETRY_S = 5.0
+_TOGETHER = 50  # workflows that fire in one turn of the loop, and in one commit
 _SWAP_S = 1.0  # a look that raised the applied number hands the new definitions over within it
 _BACK = timedelta(seconds=1)  # less is the clock being trimmed
 
@@ -253,10 +254,7 @@ class Ticker:
             at = min(at, await self._look_at_clock())
             self._overtaken = False
             dues = await self._table.take_due(at, fresh_from=self._fresh_from(at))
-            settled = await asyncio.gather(
-                *(self._settle(due, at=at) for due in dues), return_exceptions=True
-            )
-            failed = [error for error in settled if error is not None]
+            failed = await self._settle_all(dues, at=at)
             if not failed:
                 self._held_at = None
         if failed:
@@ -266,6 +264,20 @@ class Ticker:
         """The earliest slot that may still fire. Time for which it was held does not count."""
         held_s = 0.0 if self._held_at is None else (at - self._held_at).total_seconds()
         return at - self._grace - timedelta(seconds=min(max(held_s, 0), FIRST_LOOK_S))
+
+    async def _settle_all(self, dues: Sequence[Due], *, at: datetime) -> list[BaseException]:
+        """What failed. Those with much to explain come last and one by one, so that they delay
+        nobody else."""
+        prompt = [due for due in dues if not due.late]
+        groups = [prompt[n : n + _TOGETHER] for n in range(0, len(prompt), _TOGETHER)]
+        groups += [[due] for due in dues if due.late]
+        failed: list[BaseException] = []
+        for group in groups:
+            settled = await asyncio.gather(
+                *(self._settle(due, at=at) for due in group), return_exceptions=True
+            )
+            failed += [error for error in settled if error is not None]
+        return failed
 
     async def _settle(self, due: Due, *, at: datetime) -> None:
         """Fire the newest slot that may, after the rows of the others: if the service dies between,

@@ -44,8 +44,12 @@ class Timetable:
         `live_from`, or after what `since` has for its workflow if that is later."""
         following: dict[Timer, datetime] = {}
         for timer in timers:
-            after = max(timer.live_from, since.get(timer.workflow, timer.live_from))
-            following[timer] = self._next.get(timer) or timer.following(after)
+            known = self._next.get(timer)
+            if known is None:
+                known = timer.following(
+                    max(timer.live_from, since.get(timer.workflow, timer.live_from))
+                )
+            following[timer] = known
             await self._turns.give()
         self._put(following)
 
@@ -77,6 +81,7 @@ class Timetable:
                 continue  # put back, and planned again since
             due = dues.setdefault(timer.workflow, Due(timer.workflow, fresh_from))
             self._plan(timer, await self._take(due, timer, at=at))
+            await self._turns.give()
         return list(dues.values())
 
     def put_back(self, due: Due) -> None:

@@ -14,6 +14,7 @@ import shutil
 import socket
 import sys
 from collections.abc import Callable, Coroutine, Iterator, Mapping, MutableMapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -51,11 +52,13 @@ from webhook.app import Doors, create_app
 CONNECT_TIMEOUT_S = 15
 IO_TIMEOUT_S = 60
 INSIST_S = 10  # for so long a second Ctrl-C can end what runs, which is else left alone
+LONGEST_SUMMARY_DELAY_S = 600
 CLEAN_QUIET_S = 0.5  # final runs are cleared up after together
 CLEAN_GAP_S = 5
 CLEAN_RETRY_S = 6 * 3600  # what another user owns stays until a person sees to it
 FLUSH_S = 10  # what is owed at a stop is published for so long
 LARGEST_FILE = 1024 * 1024
+THREADS = 32
 
 _log = structlog.get_logger(__name__)
 
@@ -100,6 +103,9 @@ async def serve(
     `environ` is the process's environment: the service's credentials are taken out of it.
     """
     sys.setswitchinterval(0.0005)  # else a busy loop delays the store's thread by up to 38 s
+    # Python's own number is that of the cores and 4: a silent git server and a few huge logs
+    # would take them all, and nothing could be checked out.
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS))
     privacy.hide(environ, words=url_secrets(settings.repository))
     with contextlib.closing(bind(settings.host, settings.port)) as listener:
         try:
@@ -294,6 +300,7 @@ class _Service:
             clock=now,
             quiet_s=self._settings.summary_quiet_s,
             gap_s=self._settings.summary_gap_s,
+            longest_delay_s=LONGEST_SUMMARY_DELAY_S,
         )
 
     def _make_cleaner(self) -> Reporter:

@@ -379,8 +379,8 @@ def _commit(
             outcomes = _perform_together(connection, batch)
         except Exception as error:  # noqa: BLE001 (told to whom it concerns; the thread goes on)
             _roll_back(connection)
-            if len(batch) == 1:
-                return [_told(error, database=database)]
+            if len(batch) == 1 or _is_locked(error):  # which took seconds to find out
+                return [_told(error, database=database) for _ in batch]
             outcomes = _perform_apart(connection, batch, database=database)
         connection.execute("COMMIT")
     except sqlite3.Error as error:
@@ -452,6 +452,10 @@ def _remedy(error: sqlite3.Error) -> str:
             return "when a copy of the database was restored"
         case _:
             return "when the disk takes writes"
+
+
+def _is_locked(error: Exception) -> bool:
+    return isinstance(error, sqlite3.Error) and _primary_code(error) == sqlite3.SQLITE_BUSY
 
 
 def _primary_code(error: sqlite3.Error) -> int | None:

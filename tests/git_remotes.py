@@ -148,6 +148,7 @@ class GitHttpServer:
     status: int | None = None  # answer everything with this code
     redirect_to: str | None = None  # 302 to this base URL, path and query kept
     hang: bool = False  # accept, then say nothing until the server stops
+    cut_after: int | None = None  # of each answer send so many bytes, then drop the connection
     page: bytes | None = None  # 200 with this HTML: a web server, but no git
     asked: list[Asked] = field(default_factory=list)
     stopping: threading.Event = field(default_factory=threading.Event)
@@ -223,7 +224,8 @@ class _GitHttpHandler(BaseHTTPRequestHandler):
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)
-        self.send_header("Content-Length", str(len(body)))
+        if "Content-Length" not in headers:
+            self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
 
@@ -250,6 +252,9 @@ class _GitHttpHandler(BaseHTTPRequestHandler):
         )
         head, _, content = done.stdout.partition(b"\r\n\r\n")
         headers = dict(line.split(": ", 1) for line in head.decode().splitlines() if line)
+        if (cut := self.config.cut_after) is not None and cut < len(content):
+            headers["Content-Length"] = str(len(content))
+            content, self.close_connection = content[:cut], True
         self._plain(int(headers.pop("Status", "200").split()[0]), headers, content)
 
 

@@ -106,6 +106,28 @@ class Service:
         assert answer.status_code == 200, answer.text
         return answer.json()
 
+    def trigger(self, workflow: str) -> httpx2.Response:
+        """Ask for a run by hand."""
+        token = (self.data / "token").read_text().strip()
+        return httpx2.post(
+            f"{self.url}/api/v1/runs",
+            json={"workflow": workflow},
+            headers={"Authorization": f"Bearer {token}"},
+            timeout=30,
+        )
+
+    def started(self, workflow: str) -> str:
+        """The id of a run by hand."""
+        answer = self.trigger(workflow)
+        assert answer.status_code == 201, answer.text
+        run: str = answer.json()["run"]
+        return run
+
+    def untroubled(self) -> None:
+        """Nothing was told with a traceback."""
+        text = json.dumps(self.facts) + "".join(self.errors)
+        assert "Traceback" not in text, text
+
     def stop(self, number: int = signal.SIGTERM) -> int:
         if self.process.poll() is None:
             self.process.send_signal(number)
@@ -164,7 +186,7 @@ def services(data: Path) -> Iterator[Served]:
         for service in served.services:
             if service.process.poll() is None:
                 service.process.kill()
-                service.stop()
+            service.stop()
 
 
 def deliver(service: Service, remote: Remote, *, ref: str, after: str) -> httpx2.Response:
@@ -188,6 +210,7 @@ def deliver(service: Service, remote: Remote, *, ref: str, after: str) -> httpx2
             "X-GitHub-Delivery": "72d3162e-cc78-11e3-81ab-4c9367dc0958",
             "X-Hub-Signature-256": f"sha256={signature}",
         },
+        timeout=30,
     )
 
 

@@ -18,7 +18,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from storage.records import DeliveryRow, Owe, PutDelivery, Write
-from storage.store import Duplicate
+from storage.store import Duplicate, StorageError
 from webhook.body import read_capped
 from webhook.doors import Doors
 from webhook.edge import note
@@ -215,6 +215,9 @@ async def _store(doors: Doors, row: DeliveryRow) -> Response:
             await doors.store.write(*writes)
     except Duplicate:
         return await _answer_duplicate(doors, row)
+    except TimeoutError:
+        late = f"not stored within {STORED_WITHIN_S:g} s; is the database held by others?"
+        raise _unavailable() from StorageError(late)
     except Exception as error:  # whatever the database says, the forge must see 503
         raise _unavailable() from error
     if row.verdict == ACCEPTED:

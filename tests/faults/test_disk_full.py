@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import pytest
 from git_remotes import Remote
 from service_process import SECRET, Served, Service, begun, deliver, published
@@ -28,23 +26,6 @@ def serving(serve: Served, remote: Remote, **settings: str) -> Service:
     return service
 
 
-def trigger(service: Service, workflow: str) -> httpx2.Response:
-    token = (service.data / "token").read_text().strip()
-    return httpx2.post(
-        f"{service.url}/api/v1/runs",
-        json={"workflow": workflow},
-        headers={"Authorization": f"Bearer {token}"},
-        timeout=30,
-    )
-
-
-def started(service: Service, workflow: str) -> str:
-    answer = trigger(service, workflow)
-    assert answer.status_code == 201, answer.text
-    run: str = answer.json()["run"]
-    return run
-
-
 def workspace(service: Service, run: str) -> Path:
     return service.data / "workspaces" / run
 
@@ -52,12 +33,6 @@ def workspace(service: Service, run: str) -> Path:
 def step(document: dict[str, Any], name: str) -> dict[str, Any]:
     found: dict[str, Any] = next(s for s in document["steps"] if s["name"] == name)
     return found
-
-
-def untroubled(service: Service) -> None:
-    """Nothing was told with a traceback, and nothing crashed."""
-    text = json.dumps(service.facts) + "".join(service.errors)
-    assert "Traceback" not in text, text
 
 
 @pytest.mark.parametrize("leave_kib", [0, 16, 100, 200, 240])
@@ -87,12 +62,12 @@ def test_all_that_was_under_way_on_a_full_disk_goes_on_when_it_has_room(
     """
     begun(remote, **{".dagu/two.yaml": two})
     service = serving(serve_on_disk, remote)
-    run = started(service, "two")
+    run = service.started("two")
     service.wait(lambda: list(workspace(service, run).glob("begun")))
     disk.fill()
     go.touch()
     assert "free some" in service.fact("run_not_recorded", run=run)["problem"]
-    assert trigger(service, "hello").status_code == 503
+    assert service.trigger("hello").status_code == 503
     pushed = remote.change({"greeting.txt": "two\n"})
     assert deliver(service, remote, ref="refs/heads/main", after=pushed).status_code == 503
     service.fact("fetch_failed")
@@ -103,7 +78,7 @@ def test_all_that_was_under_way_on_a_full_disk_goes_on_when_it_has_room(
     assert published(service, remote, run=of_push)["status"] == "succeeded"
     assert (tmp_path / "effects").read_text() == "once\n"
     assert len(service.facts_of("run_finished")) == 2
-    untroubled(service)
+    service.untroubled()
     assert service.stop() == 0
 
 
@@ -125,13 +100,13 @@ def test_a_run_that_cannot_be_prepared_for_want_of_room_waits_and_runs_once(
     begun(remote, **{".dagu/write.yaml": step, "large": "y" * 30_000})
     service = serving(serve, remote)
     part.fill(leave=leave)
-    run = started(service, "write")
+    run = service.started("write")
     assert "No space left" in service.fact("preparation_waits", run=run)["problem"]
     part.free()
     assert service.fact("run_finished", run=run)["status"] == "succeeded"
     assert (tmp_path / "effects").read_text() == "once\n"
     assert len(service.facts_of("preparation_waits")) == 1, "said once, not at each try"
-    untroubled(service)
+    service.untroubled()
 
 
 @pytest.mark.parametrize("part", ["runs"], indirect=True)
@@ -151,7 +126,7 @@ def test_a_step_that_cannot_begin_for_want_of_room_is_launched_when_there_is_som
     """
     begun(remote, **{".dagu/two.yaml": two})
     service = serving(serve, remote)
-    run = started(service, "two")
+    run = service.started("two")
     service.wait(lambda: list(workspace(service, run).glob("begun")))
     part.fill()
     (tmp_path / "go").touch()
@@ -160,7 +135,7 @@ def test_a_step_that_cannot_begin_for_want_of_room_is_launched_when_there_is_som
     assert service.fact("run_finished", run=run)["status"] == "succeeded"
     assert (tmp_path / "effects").read_text() == "once\n"
     assert [p.name for p in (service.data / "runs").rglob("begin") if not p.stat().st_size] == []
-    untroubled(service)
+    service.untroubled()
 
 
 @pytest.mark.parametrize("part", ["runs"], indirect=True)
@@ -169,15 +144,15 @@ def test_a_step_that_waits_for_room_can_be_stopped(
 ) -> None:
     begun(remote, **{".dagu/one.yaml": "steps: [{name: one, script: 'echo hello'}]"})
     service = serving(serve, remote)
-    service.fact("run_finished", run=started(service, "one"))
+    service.fact("run_finished", run=service.started("one"))
     part.fill(leave=4 << 10)  # for what every step of a run sees
-    run = started(service, "one")
+    run = service.started("one")
     service.fact("launch_waits", run=run)
     service.process.send_signal(signal.SIGINT)
     service.wait(lambda: any("1 step still running" in line for line in service.said))
     service.process.send_signal(signal.SIGINT)
     assert service.fact("run_finished", run=run)["status"] == "cancelled"
-    untroubled(service)
+    service.untroubled()
 
 
 @pytest.mark.parametrize("part", ["repositories"], indirect=True)
@@ -187,7 +162,7 @@ def test_a_mirror_without_room_fetches_and_publishes_when_there_is_some(
     waits = f"steps: [{{command: 'touch begun; until [ -e {tmp_path}/go ]; do sleep 0.05; done'}}]"
     begun(remote, **{".dagu/waits.yaml": waits})
     service = serving(serve, remote)
-    run = started(service, "waits")
+    run = service.started("waits")
     service.wait(lambda: list(workspace(service, run).glob("begun")))
     part.fill()
     (tmp_path / "go").touch()
@@ -199,7 +174,7 @@ def test_a_mirror_without_room_fetches_and_publishes_when_there_is_some(
     of_push = service.fact("run_admitted", commit=pushed)["run"]
     assert published(service, remote, run=run)["status"] == "succeeded"
     assert published(service, remote, run=of_push)["status"] == "succeeded"
-    untroubled(service)
+    service.untroubled()
 
 
 @pytest.mark.parametrize("part", ["runs"], indirect=True)
@@ -209,11 +184,11 @@ def test_a_step_that_fills_the_disk_with_its_log_ends_with_its_own_code(
     yes = "steps: [{name: much, command: 'yes || exit 7'}]"
     begun(remote, **{".dagu/much.yaml": yes})
     service = serving(serve, remote)
-    run = started(service, "much")
+    run = service.started("much")
     assert service.fact("run_finished", run=run)["status"] == "failed"
     shown = service.get(f"/api/v1/runs/{run}")
     assert step(shown, "much")["exit_code"] == 7
-    untroubled(service)
+    service.untroubled()
 
 
 @pytest.mark.parametrize("part", ["runs"], indirect=True)
@@ -223,7 +198,7 @@ def test_a_log_that_fills_the_disk_is_scrubbed_where_it_is(
     loud = "steps: [{name: much, command: 'yes \"says $APP_TOKEN here\" || exit 7'}]"
     begun(remote, **{".dagu/much.yaml": f"env: [APP_TOKEN: hunter2-hunter2]\n{loud}"})
     service = serving(serve, remote)
-    run = started(service, "much")
+    run = service.started("much")
     service.fact("run_finished", run=run)
     (out,) = (service.data / "runs").rglob("out")
     assert out.stat().st_size > 1 << 20
@@ -233,4 +208,4 @@ def test_a_log_that_fills_the_disk_is_scrubbed_where_it_is(
     log = step(service.get(f"/api/v1/runs/{run}"), "much")["log"]
     assert log["sha256"] == hashlib.sha256(text).hexdigest()
     assert log["bytes"] == len(text)
-    untroubled(service)
+    service.untroubled()

@@ -10,7 +10,7 @@ import itertools
 import json
 import random
 import sqlite3
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -20,7 +20,7 @@ import pytest
 from house import BEGIN, House
 
 from runner.control import schedule, ticker
-from runner.triggers import missed_key, tick_key
+from runner.triggers import missed_key, missed_prefix, prefixes_until, tick_key, tick_prefix
 from storage.remote import GitError
 from storage.sqlite import DATABASE
 from storage.store import StorageError
@@ -135,6 +135,31 @@ async def test_workflows_with_like_names_keep_their_slots_apart(house: House) ->
         assert verdicts[ran("10:07", workflow)] == "run"
         assert verdicts[missed("10:08", workflow)] == "missed"
         assert verdicts[ran("10:15", workflow)] == "run"
+
+
+async def test_a_restart_asks_no_more_about_what_ran_before_it(house: House) -> None:
+    await house.push(a=MINUTELY)
+    await stay(house, "11:55")
+    await house.restart(minutes=10)
+    await wake(house)
+    words = Counter((await house.verdicts()).values())
+    assert words == {"run": 115 + 1, "missed": 5, "superseded": 4}
+
+
+@pytest.mark.parametrize("other", ["ab", "a/b", "a.b", "a-b", "a_b", "b/a"])
+def test_the_prefixes_of_a_workflow_begin_no_key_of_another(other: str) -> None:
+    for prefix in (missed_prefix("ops", "a"), tick_prefix("ops", "a", kind="start")):
+        assert missed("10:05").startswith(prefix) != ran("10:05").startswith(prefix)
+        assert not missed("10:05", other).startswith(prefix)
+        assert not ran("10:05", other).startswith(prefix)
+
+
+def test_keys_up_to_a_slot_are_those_with_one_of_its_prefixes() -> None:
+    until = _slot("10:05")
+    prefixes = tuple(prefixes_until(missed_prefix("ops", "a"), until))
+    for minutes in (-(10**6), -525_600, -1441, -1440, -60, -5, -1, 0, 1, 5, 60, 1440, 10**6):
+        key = missed_key("ops", "a", slot=until + timedelta(minutes=minutes))
+        assert key.startswith(prefixes) == (minutes <= 0)
 
 
 async def test_a_schedule_with_nothing_to_explain_gets_no_row(house: House) -> None:
@@ -323,6 +348,15 @@ async def test_a_jump_back_fires_nothing_twice_and_loses_nothing(
     assert {ran(f"2026-11-22T10:{m:02}") for m in (5, 10, 25, 30)} <= set(runs)
     first = back.replace(minute=back.minute // 5 * 5 + 5, second=0)
     assert tick_key("ops", "a", kind="start", slot=first) in runs
+
+
+async def test_a_clock_that_goes_back_and_forth_has_nothing_explained_twice(house: House) -> None:
+    await house.push(a=MINUTELY)
+    await wake(house, hours=3)  # 10:01 to 12:55: more than a row each
+    for hours in (-2, 1.8, -1, 1):
+        await wake(house, hours=hours)
+    rows = await house.store.triggers(repository="ops", limit=1000)
+    assert sum("slots" in json.loads(row.cause) for row in rows) == 1
 
 
 async def test_a_schedule_that_came_while_the_clock_was_ahead_fires_once_it_is_right(

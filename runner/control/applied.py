@@ -72,7 +72,10 @@ class Applied:
 
 
 def take_effect(before: Applied, catalog: Catalog, *, at: datetime) -> Applied:
-    """What is in force once `catalog` is applied over `before` as number `before.n + 1`."""
+    """What is in force once `catalog` is applied over `before` as number `before.n + 1`.
+
+    A workflow whose entry is the same object keeps its `Live` object.
+    """
     workflows: dict[str, Live] = {}
     for workflow, entry in catalog.entries.items():
         workflows[workflow] = _good(before.workflows.get(workflow), entry, catalog=catalog, at=at)
@@ -89,6 +92,8 @@ def take_effect(before: Applied, catalog: Catalog, *, at: datetime) -> Applied:
 def _good(old: Live | None, entry: Entry, *, catalog: Catalog, at: datetime) -> Live:
     if old is None:
         return Live(entry, catalog.commit, at)
+    if old.entry is entry and not old.stale:
+        return old  # as most are: what follows is spared whoever looks for what changed
     live_from = old.live_from if old.entry.crons == entry.crons else at
     # The row of an unchanged file is left alone: a commit writes what it changes and no more.
     same = (old.entry.blob, old.entry.path) == (entry.blob, entry.path) and not old.stale
@@ -103,9 +108,12 @@ def _stale(old: Live, problems: str, *, before: Applied, catalog: Catalog) -> Li
 
 
 def writes(before: Applied, after: Applied) -> tuple[Write, ...]:
-    """The changes of definition rows between the two."""
+    """The changes of definition rows between the two, which are of one branch."""
     changed: list[Write] = []
+    known = before.workflows.get
     for workflow, live in after.workflows.items():
+        if known(workflow) is live:
+            continue
         if (row := to_row(after, workflow, live)) != _row_before(before, workflow):
             changed.append(PutDefinition(row))
     for workflow in before.workflows.keys() - after.workflows.keys():

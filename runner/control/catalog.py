@@ -170,15 +170,20 @@ def _rivals(entries: list[Entry]) -> list[Entry]:
 
 def diff(before: Mapping[str, Entry], after: Mapping[str, Entry]) -> CatalogDiff:
     """What changes when `after` takes the place of `before`, both by workflow id."""
-    kept = before.keys() & after.keys()
-    had = {workflow for workflow, entry in before.items() if entry.crons}
-    has = {workflow for workflow, entry in after.items() if entry.crons}
+    gone = before.keys() - after.keys()
+    # By identity first: of thousands of files a commit changes a few.
+    new = {
+        workflow: entry for workflow, entry in after.items() if before.get(workflow) is not entry
+    }
+    old = {workflow: before[workflow] for workflow in (*gone, *new) if workflow in before}
+    had = {workflow for workflow, entry in old.items() if entry.crons}
+    has = {workflow for workflow, entry in new.items() if entry.crons}
     return CatalogDiff(
-        added=_sorted(after.keys() - before.keys()),
-        changed=_sorted(w for w in kept if _differs(before[w], after[w])),
-        removed=_sorted(before.keys() - after.keys()),
+        added=_sorted(new.keys() - old.keys()),
+        changed=_sorted(w for w in new.keys() & old.keys() if _differs(old[w], new[w])),
+        removed=_sorted(gone),
         schedules_added=_sorted(has - had),
-        schedules_changed=_sorted(w for w in had & has if before[w].crons != after[w].crons),
+        schedules_changed=_sorted(w for w in had & has if old[w].crons != new[w].crons),
         schedules_removed=_sorted(had - has),
     )
 

@@ -77,6 +77,28 @@ def test_only_what_changes_is_written() -> None:
     assert [type(write) for write in written] == [PutDefinition, PutDefinition]
 
 
+def test_what_a_commit_leaves_alone_keeps_its_object() -> None:
+    first = files("c1", a="0 1 * * *", b="0 1 * * *", c="0 1 * * *")
+    one = in_force.take_effect(NOTHING, first, at=T0)
+    changed = files("c2", b="0 2 * * *").entries["b"]
+    second = catalog.build("c2", [first.entries["a"], changed, first.entries["c"]])
+    two = in_force.take_effect(one, second, at=T1)
+    kept = [workflow for workflow, live in two.workflows.items() if live is one.workflows[workflow]]
+    assert kept == ["a", "c"]
+    (written,) = in_force.writes(one, two)
+    assert isinstance(written, PutDefinition)
+    assert written.row == in_force.to_row(two, "b", two.workflows["b"])
+
+
+def test_a_stale_workflow_is_good_again_also_with_the_object_it_had() -> None:
+    first = files("c1", a="0 1 * * *")
+    one = in_force.take_effect(NOTHING, first, at=T0)
+    two = in_force.take_effect(one, files("c2", a="broken"), at=T1)
+    three = in_force.take_effect(two, catalog.build("c3", first.entries.values()), at=T2)
+    assert not three.workflows["a"].stale
+    assert len(in_force.writes(two, three)) == 1
+
+
 def test_a_row_gives_back_what_was_in_force() -> None:
     one = in_force.take_effect(NOTHING, files("c1", a="0 1 * * *"), at=T0)
     two = in_force.take_effect(one, files("c2", a="broken"), at=T1)

@@ -7,6 +7,7 @@ lines, sentences for people to stdout.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -81,16 +82,23 @@ def serve(
 def _leave(code: int) -> NoReturn:
     """End the process now. All that must be kept is written; what may still run is a thread that
     waits for a silent git server, and Python would wait for it for a minute or more."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):
+            stream.flush()
     os._exit(code)
+
+
+def _say(sentence: str) -> None:
+    """Nobody need be there to hear it: the terminal may be closed, the file's disk full."""
+    with contextlib.suppress(OSError):
+        click.echo(sentence)
 
 
 class Terminal:
     """The sentences of `serve`. An Announcer."""
 
     def listening(self, started: Started) -> None:
-        say = click.echo
+        say = _say
         say(f"Serving {started.shown_url} as {started.repository}")
         say(f"  listening on  {started.url}")
         hooks = "" if started.hooks_on else "  (refused until DAGMILL_HOOK_SECRET is set)"
@@ -103,7 +111,7 @@ class Terminal:
 
         applied, diff = reconciled.applied, reconciled.diff
         scheduled = sum(bool(live.entry.crons) for live in applied.workflows.values())
-        click.echo(
+        _say(
             f"Reconciled {applied.repository} at {applied.commit[:10]}: "
             f"{_count(len(applied.workflows), 'workflow')}, {scheduled} scheduled"
         )
@@ -113,28 +121,28 @@ class Terminal:
             _say_list(f"schedule {word}", getattr(diff, f"schedules_{word}"))
         for problems in reconciled.catalog.problems.values():
             for problem in problems:
-                click.echo(f"  {shown(str(problem))}")
+                _say(f"  {shown(str(problem))}")
         _say_list("kept at an older commit", [w for w, v in applied.workflows.items() if v.stale])
 
     def hindered(self, problem: str) -> None:
         from runner.cli.terminal import shown
 
-        click.echo(f"{click.style('Problem:', fg='yellow')} {shown(problem)}")
+        _say(f"{click.style('Problem:', fg='yellow')} {shown(problem)}")
 
     def stopping(self, running: int, *, wait_s: float, ends: bool) -> None:
         if not running:
-            click.echo("Stopping; nothing is running.")
+            _say("Stopping; nothing is running.")
             return
         steps = f"Stopping; {_count(running, 'step')} still running"
         if ends:
-            click.echo(f"{steps}, ended in {wait_s:g} s; the next start goes on with the runs.")
+            _say(f"{steps}, ended in {wait_s:g} s; the next start goes on with the runs.")
         elif wait_s:
-            click.echo(
+            _say(
                 f"{steps}, left to the next start, which goes on with them. "
                 f"Ctrl-C again within {wait_s:g} s ends them."
             )
         else:
-            click.echo(
+            _say(
                 f"{steps}, left to the next start, which goes on with them. "
                 "To end them, start again and press Ctrl-C twice."
             )
@@ -144,7 +152,7 @@ def _say_list(title: str, names: tuple[str, ...] | list[str]) -> None:
     if not names:
         return
     more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    click.echo(f"  {title}: {', '.join(names[:_LISTED])}{more}")
+    _say(f"  {title}: {', '.join(names[:_LISTED])}{more}")
 
 
 def _count(number: int, noun: str) -> str:

@@ -417,6 +417,7 @@ def branch(world: World) -> Iterator[str]:
 def remains(world: World) -> Iterator[str]:
     """Nothing is owed, no process, folder, pin, lock or temporary file is left."""
     yield from (f"owed: {row}" for row in world.owed)
+    yield from (f"pin of {commit}" for commit in world.pins if commit != world.applied)
     yield from world.left
 
 

@@ -13,7 +13,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ import pygit2
 from chaos.outside import Data, Deeds
 
 STATUS = "refs/heads/dagmill/status"
-MICROSECOND = timedelta(microseconds=1)
+_PINS = "refs/pins/"
 
 
 @dataclass(frozen=True)
@@ -107,6 +107,8 @@ class World:
     reverted: list[str] = field(default_factory=list)  # summaries changed or deleted later
     status_moves: list[tuple[str, str]] = field(default_factory=list)
     status_line: list[str] = field(default_factory=list)  # first parents, oldest first
+    applied: str = ""  # the commit in force
+    pins: list[str] = field(default_factory=list)  # commits
     left: list[str] = field(default_factory=list)
 
 
@@ -127,6 +129,7 @@ def gather(
     for run in world.runs:
         world.launches.update(_launches(data, run))
     _repository(world, repository)
+    world.pins = list(_pins(data))
     world.left = [*_processes(data, set(world.runs)), *_files(data)]
     return world
 
@@ -152,6 +155,7 @@ def _database(world: World, data: Data) -> None:
         world.refs = {
             ref: (n, oid) for ref, n, oid in connection.execute("SELECT ref, n, oid FROM refs")
         }
+        ((world.applied,),) = connection.execute("SELECT applied_commit FROM repositories")
         world.deliveries = dict(connection.execute("SELECT digest, verdict FROM deliveries"))
         world.owed = [
             f"{kind} {key}: {tries} tries, {error}"
@@ -250,9 +254,6 @@ def _files(data: Path) -> Iterator[str]:
     """Files and folders that should be gone."""
     yield from (f"workspace {path}" for path in (data / "workspaces").glob("*"))
     for mirror in (data / "repositories").glob("*.git"):
-        yield from (
-            f"pin {name}" for name in pygit2.Repository(str(mirror)).references if _pin(name)
-        )
         for path in mirror.rglob("*"):
             if path.suffix == ".lock" and path.name != "dagmill.lock":
                 yield f"lock {path}"
@@ -263,5 +264,8 @@ def _files(data: Path) -> Iterator[str]:
             yield f"temporary file {path}"
 
 
-def _pin(name: str) -> bool:
-    return name.startswith("refs/pins/")
+def _pins(data: Path) -> Iterator[str]:
+    """The commits that the mirrors keep for themselves."""
+    for mirror in (data / "repositories").glob("*.git"):
+        names = list(pygit2.Repository(str(mirror)).references)
+        yield from (n.removeprefix(_PINS) for n in names if n.startswith(_PINS))

@@ -111,6 +111,7 @@ def world() -> World:
         world.deeds.asked.append(Asked(f"key-{workflow}", workflow, (run, run)))
     world.deeds.delivered["d1"] = 202
     world.deliveries["d1"] = "accepted"
+    world.applied, world.pins = THIRD, [THIRD]
     world.status_line = ["s1", "s2"]
     world.status_moves = [("0" * 40, "s1"), ("s1", "s2")]
     return world
@@ -389,6 +390,7 @@ DOCTORED: dict[str, tuple[str, Doctor]] = {
         lambda w: w.status_moves.append(("s1", "s2")),
     ),
     "something is owed": ("remains", lambda w: w.owed.append("fetch ops")),
+    "a pin is left": ("remains", lambda w: w.pins.append(FIRST)),
     "a process is left": ("remains", lambda w: w.left.append("process 1 of run x")),
 }
 

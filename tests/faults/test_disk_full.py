@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import select
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -209,3 +210,53 @@ def test_a_log_that_fills_the_disk_is_scrubbed_where_it_is(
     assert log["sha256"] == hashlib.sha256(text).hexdigest()
     assert log["bytes"] == len(text)
     service.untroubled()
+
+
+@pytest.mark.parametrize("part", ["runs"], indirect=True)
+def test_a_restart_on_a_full_disk_makes_a_launch_void_and_launches_it_once(
+    serve: Served, part: SmallDisk, remote: Remote, tmp_path: Path
+) -> None:
+    one = f"steps: [{{name: one, script: 'echo once >>{tmp_path}/effects'}}]"
+    begun(remote, **{".dagu/one.yaml": one})
+    service = serving(serve, remote)
+    service.fact("run_finished", run=service.started("one"))
+    (tmp_path / "effects").unlink()
+    part.fill(leave=4 << 10)  # for what every step of a run sees
+    run = service.started("one")
+    service.fact("launch_waits", run=run)
+    service.process.kill()
+    service.stop()
+    part.fill()
+    again = serve(str(remote.path), *FAST, min_free_disk="0")
+    again.fact("launch_waits", run=run)
+    part.free()
+    assert again.fact("run_finished", run=run)["status"] == "succeeded"
+    assert (tmp_path / "effects").read_text() == "once\n"
+    again.untroubled()
+
+
+@pytest.mark.parametrize("part", ["runs"], indirect=True)
+def test_a_step_that_ends_on_a_full_disk_while_the_service_is_away_keeps_its_code(
+    serve: Served, part: SmallDisk, remote: Remote, tmp_path: Path
+) -> None:
+    waits = f"""
+    steps:
+      - command: |
+          echo $PPID >{tmp_path}/wrapper; touch begun
+          until [ -e {tmp_path}/go ]; do sleep 0.05; done
+          exit 7
+    """
+    begun(remote, **{".dagu/waits.yaml": waits})
+    service = serving(serve, remote)
+    run = service.started("waits")
+    service.wait(lambda: list(workspace(service, run).glob("begun")))
+    service.process.kill()
+    service.stop()
+    part.fill()
+    wrapper = os.pidfd_open(int((tmp_path / "wrapper").read_text()))
+    (tmp_path / "go").touch()
+    assert select.select([wrapper], [], [], 30)[0], "the wrapper has ended"
+    os.close(wrapper)
+    again = serve(str(remote.path), *FAST, min_free_disk="0")
+    assert "exit code 7" in again.fact("run_finished", run=run)["reason"]
+    again.untroubled()

@@ -283,7 +283,7 @@ class Mirror:
         One connection; nothing is transferred or written if nothing changed. Raises Unreachable,
         AccessDenied or NotARepository; refs seen before that stay as they were or are newer.
         """
-        with self._alone(), self._disk():
+        with self._disk(), self._alone():
             broken = self._doubted and self._has_refs()
             self._doubted = False
             if not broken:
@@ -320,7 +320,7 @@ class Mirror:
         """The commit that `branch` (short name) is at over there now, its objects fetched; None
         if there is no such branch. Raises PushRefused if there can be none."""
         ref, tracked = f"{_HEADS}{branch}", f"{_TRACKED}{branch}"
-        with self._alone(), self._disk():
+        with self._disk(), self._alone():
             repository = self.repository()
             look = self._origin.look(repository)
             _check_room(look.heads, ref, url=self.url)

@@ -228,6 +228,9 @@ class Ticker:
             self._changed.clear()
             try:
                 await self.fire_due(self._clock())
+            except StorageError as error:  # what is due stays due
+                _log.warning("ticks_wait", repository=self._applied.repository, problem=str(error))
+                await asyncio.sleep(_RETRY_S)
             except Exception:  # noqa: BLE001 (the loop's edge)
                 _log.exception("ticker_failed", repository=self._applied.repository)
                 await asyncio.sleep(_RETRY_S)

@@ -70,3 +70,47 @@ def mount(folder: Path, *arguments: str) -> None:
     else:
         if done.returncode != 0:
             unavailable(f"needs the right to mount: {done.stderr.strip()}")
+
+
+class FailingDisk:
+    """An ext4 file system in a file, which the kernel makes read-only as after an I/O error."""
+
+    def __init__(self, folder: Path, image: Path) -> None:
+        self.folder = folder
+        self._image = image
+
+    def attach(self) -> None:
+        mount(self.folder, "-o", "loop,errors=remount-ro", str(self._image))
+
+    def fail(self) -> None:
+        mount(self.folder, "-o", "remount,abort")
+
+    def mend(self) -> None:
+        """As a person would: unmount, check, mount."""
+        subprocess.run(["umount", str(self.folder)], check=True)
+        checked = subprocess.run(
+            ["e2fsck", "-f", "-y", str(self._image)], capture_output=True, text=True, check=False
+        )
+        assert checked.returncode in (0, 1), checked.stdout  # 1: it had something to correct
+        self.attach()
+
+
+@contextlib.contextmanager
+def failing(folder: Path) -> Iterator[FailingDisk]:
+    """24 MiB, attached at `folder` for as long as the test."""
+    image = folder.with_name(f"{folder.name}.image")
+    with image.open("wb") as file:
+        file.truncate(24 << 20)
+    try:
+        made = subprocess.run(["mkfs.ext4", "-q", str(image)], capture_output=True, check=False)
+    except FileNotFoundError:
+        unavailable("needs the mkfs.ext4 program")
+    else:
+        assert made.returncode == 0, made.stderr.decode()
+    folder.mkdir()
+    disk = FailingDisk(folder, image)
+    disk.attach()
+    try:
+        yield disk
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)

@@ -6,7 +6,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
 from house import House
+
+from storage.records import RunRow
+from storage.store import StorageError
 
 ONE = 'steps: [{command: "true"}]\n'
 
@@ -86,3 +90,22 @@ async def test_nothing_starts_once_admission_is_closed_or_the_disk_is_full(house
         house.free_bytes = 10**12
         await queue(house, "b", 1)
     assert house.started == []
+
+
+async def test_what_is_queued_starts_after_reads_have_failed(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await house.push(a=ONE)
+    runs = await queue(house, "a", 1)
+    read, failures = house.store.oldest_queued, 2
+
+    async def broken(repository: str, workflow: str) -> RunRow | None:
+        nonlocal failures
+        failures -= 1
+        if failures >= 0:
+            raise StorageError("cannot read the database: disk I/O error")
+        return await read(repository, workflow)
+
+    monkeypatch.setattr(house.store, "oldest_queued", broken)
+    async with admitting(house):
+        await house.until(lambda: house.started == runs, "runs")

@@ -9,19 +9,23 @@ everything blocks, so callers use threads; a Mirror may be shared, each thread g
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import gc
+import re
 import shutil
 import threading
 import time
 import weakref
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from operator import attrgetter
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal
 
 import pygit2
-from pygit2.enums import FileMode, ObjectType
+from pygit2.enums import ObjectType
 
 from storage.git_errors import (
     AccessDenied,
@@ -66,9 +70,14 @@ __all__ = [
     "shown_url",
 ]
 
+Kind = Literal["file", "link", "submodule"]
+
 _HEADS, _TRACKED, _TAGS, _PINS = "refs/heads/", "refs/remotes/origin/", "refs/tags/", "refs/pins/"
 # Never +refs/*: a forge's refs/pull/* would come along at every poll.
 _REFSPECS = [f"+{_HEADS}*:{_TRACKED}*", f"+{_TAGS}*:{_TAGS}*"]
+_TREE_ENTRY = re.compile(rb"[0-7]+ [^\0]+\0.{20}", re.DOTALL)  # mode, name, raw id
+_TREE_MODES = (b"40000", b"040000")  # the second by old programs
+_KINDS: Mapping[bytes, Kind] = MappingProxyType({b"120000": "link", b"160000": "submodule"})
 _REBUILT_AGAIN_S = 3600.0  # a remote that is itself damaged is not cloned at each look
 
 
@@ -108,17 +117,31 @@ class SnapshotFile:
     path: str
     blob: str
     size_bytes: int
-    kind: Literal["file", "link", "submodule"]
+    kind: Kind
+
+
+@dataclass(frozen=True, slots=True)
+class _Folder:
+    """One tree: its `files` by the bytes of their entries, (path with a slash, raw id) of the
+    folders right below it."""
+
+    tree: bytes
+    files: Mapping[bytes, SnapshotFile]
+    folders: tuple[tuple[str, bytes], ...]
 
 
 @dataclass(frozen=True)
 class Snapshot:
     """What a folder holds at a commit, sorted by path. `folder_missing`: the commit has no such
-    folder (a file or a link of that name is none)."""
+    folder (a file or a link of that name is none). `folders` (by path, with a slash) is how it was
+    read, for the next snapshot."""
 
     commit: str
     files: tuple[SnapshotFile, ...]
     folder_missing: bool = False
+    folders: Mapping[str, _Folder] = field(
+        default_factory=lambda: MappingProxyType({}), repr=False, compare=False
+    )
 
 
 class Mirror:
@@ -445,21 +468,27 @@ class Mirror:
 
     # --- files ---
 
-    def snapshot(self, commit: str, *, folder: str = ".dagu") -> Snapshot:
+    def snapshot(
+        self, commit: str, *, folder: str = ".dagu", since: Snapshot | None = None
+    ) -> Snapshot:
         """What `folder` holds at `commit`, read from its tree: no checkout, no link followed.
 
-        Raises ObjectMissing.
+        `since`, a snapshot of the same folder, gives its objects of the files that are unchanged;
+        of those nothing is read. Raises ObjectMissing.
         """
         repository = self.repository()
         with self._disk():
             tree = _folder(_commit(repository, commit).tree, folder)
             if tree is None:
                 return Snapshot(commit, (), folder_missing=True)
-            files = [
-                _snapshot_file(repository, path, entry)
-                for path, entry in _below(tree, f"{folder.strip('/')}/")
-            ]
-        return Snapshot(commit, tuple(sorted(files, key=lambda file: file.path)))
+            top = f"{folder.strip('/')}/"
+            known = {} if since is None else since.folders
+            folders = dict(_folders(repository, top, tree.id.raw, known=known))
+        if since is not None and folders[top] is known.get(top):
+            return dataclasses.replace(since, commit=commit)
+        files = [file for found in folders.values() for file in found.files.values()]
+        files.sort(key=attrgetter("path"))
+        return Snapshot(commit, tuple(files), folders=folders)
 
     def read_blob(self, oid: str, *, limit_bytes: int) -> bytes:
         """A blob's bytes. Raises BlobTooLarge before reading it, or ObjectMissing."""
@@ -546,25 +575,47 @@ def _folder(tree: pygit2.Tree, path: str) -> pygit2.Tree | None:
     return tree
 
 
-def _below(tree: pygit2.Tree, prefix: str) -> Iterator[tuple[str, pygit2.Object]]:
-    """(path, entry) of everything below `tree` that is not itself a folder."""
-    todo = [(prefix, tree)]
+def _folders(
+    repository: pygit2.Repository, place: str, tree: bytes, *, known: Mapping[str, _Folder]
+) -> Iterator[tuple[str, _Folder]]:
+    """The folder at `place` and all below it, by path. What `known` has is not read again."""
+    todo = [(place, tree)]
     while todo:
-        place, folder = todo.pop()
-        for entry in folder:
-            if isinstance(entry, pygit2.Tree):
-                todo.append((f"{place}{_name(entry)}/", entry))
-            else:
-                yield f"{place}{_name(entry)}", entry
+        place, tree = todo.pop()
+        found = known.get(place)
+        if found is None or found.tree != tree:
+            found = _read_folder(repository, place, tree, known=found)
+        yield place, found
+        todo += found.folders
 
 
-def _snapshot_file(repository: pygit2.Repository, path: str, entry: pygit2.Object) -> SnapshotFile:
-    if entry.filemode == FileMode.COMMIT:
-        return SnapshotFile(path, str(entry.id), 0, "submodule")
-    size = repository.odb.read_header(entry.id)[1]
-    return SnapshotFile(
-        path, str(entry.id), size, "link" if entry.filemode == FileMode.LINK else "file"
-    )
+def _read_folder(
+    repository: pygit2.Repository, place: str, tree: bytes, *, known: _Folder | None
+) -> _Folder:
+    """From the tree's bytes, as pygit2 makes an object of each entry. Source: git-scm.com, "Git
+    Internals - Git Objects"."""
+    before = known.files if known is not None else {}
+    files: dict[bytes, SnapshotFile] = {}
+    folders: list[tuple[str, bytes]] = []
+    for entry in _TREE_ENTRY.findall(repository.odb.read(pygit2.Oid(raw=tree))[1]):
+        if (same := before.get(entry)) is not None:
+            files[entry] = same
+            continue
+        mode, _, rest = entry.partition(b" ")
+        path, oid = place + rest[:-21].decode(errors="backslashreplace"), rest[-20:]
+        if mode in _TREE_MODES:
+            folders.append((f"{path}/", oid))
+        else:
+            kind = _KINDS.get(mode, "file")
+            files[entry] = _snapshot_file(repository, path, pygit2.Oid(raw=oid), kind=kind)
+    return _Folder(tree, files, tuple(folders))
+
+
+def _snapshot_file(
+    repository: pygit2.Repository, path: str, blob: pygit2.Oid, *, kind: Kind
+) -> SnapshotFile:
+    size = 0 if kind == "submodule" else repository.odb.read_header(blob)[1]
+    return SnapshotFile(path, str(blob), size, kind)
 
 
 def _differing(old: pygit2.Tree | None, new: pygit2.Tree) -> Iterator[str]:

@@ -639,6 +639,30 @@ def test_a_snapshot_lists_the_folder_with_links_unfollowed(
     assert link == str(tmp_path / "outside.yaml").encode()
 
 
+def test_a_snapshot_takes_from_an_earlier_one_what_is_unchanged(
+    remote: Remote, open_mirror: Open
+) -> None:
+    texts = {".dagu/a.yaml": "1", ".dagu/b.yaml": "1", ".dagu/c": "3", ".dagu/sub/d.yaml": "2"}
+    first = remote.change(texts)
+    remote.write({".dagu/a.yaml": "4", "other": "5"})
+    (remote.work / ".dagu/c").unlink()
+    (remote.work / ".dagu/c").symlink_to("3")  # the same blob as something else
+    second = remote.change({})
+    third = remote.change({"other": "6"})
+    mirror = open_mirror(remote.path)
+    mirror.fetch()
+
+    before = mirror.snapshot(first)
+    after = mirror.snapshot(second, since=before)
+
+    assert after == mirror.snapshot(second)
+    pairs = zip(before.files, after.files, strict=True)
+    assert [old is new for old, new in pairs] == [False, True, False, True]
+    same = mirror.snapshot(third, since=after)
+    assert (same.commit, same.files is after.files) == (third, True)
+    assert mirror.snapshot(first, since=after) == before
+
+
 def test_a_folder_that_is_absent_or_itself_a_link_is_missing(
     remote: Remote, open_mirror: Open
 ) -> None:

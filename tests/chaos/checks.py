@@ -14,6 +14,7 @@ from chaos import workflows
 from chaos.evidence import Effect, Event, Run, Trigger, World
 
 FINAL = frozenset({"succeeded", "partially_succeeded", "failed", "cancelled", "skipped"})
+MOST_LOSSES = 10  # a step that is lost more often is not run again even with `onLoss: retry`
 _NULL = "0" * 40
 _MINUTE = timedelta(minutes=1)
 
@@ -369,13 +370,15 @@ def _after_loss(
     run: Run, steps: dict[str, list[dict[str, object]]], expected: workflows.Expected
 ) -> Iterator[str]:
     for step, found in steps.items():
+        losses = 0
         for number, data in enumerate(found, 1):
             if not data.get("lost"):
                 continue
+            losses += 1
             again = number < len(found)
-            if again != (step in expected.again):
+            if again != (step in expected.again and losses <= MOST_LOSSES):
                 did = "ran again" if again else "did not run again"
-                yield f"{run}: step {step} was lost and {did}: {found}"
+                yield f"{run}: step {step} was lost {losses} times and {did}: {found}"
 
 
 # What is told, and what is left

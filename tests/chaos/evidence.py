@@ -130,7 +130,8 @@ def gather(
         world.launches.update(_launches(data, run))
     _repository(world, repository)
     world.pins = list(_pins(data))
-    world.left = [*_processes(data, set(world.runs)), *_files(data)]
+    world.left = [f"process {pid}: {line[:200]}" for pid, line in processes(data).items()]
+    world.left += _files(data)
     return world
 
 
@@ -235,19 +236,18 @@ def _git(path: Path, *arguments: str) -> list[str]:
 # What is left
 
 
-def _processes(data: Path, runs: set[str]) -> Iterator[str]:
-    """Processes that know the data folder or one of its runs."""
+def processes(data: Path) -> dict[int, str]:
+    """pid → command line of the processes that stand in a file or folder of `data`, or are told
+    of one: the service and its steps, with all that those left behind."""
+    found = {}
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
             continue
         with suppress(OSError):
-            command = (
-                (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
-            )
-            environ = (entry / "environ").read_bytes().decode("utf-8", "replace").split("\0")
-            ours = {line.partition("=")[2] for line in environ if line.startswith("DAG_RUN_ID=")}
-            if str(data) in command or ours & runs:
-                yield f"process {entry.name} of run {', '.join(ours) or '?'}: {command[:200]}"
+            told = (entry / "cmdline").read_bytes(), (entry / "environ").read_bytes()
+            if any(str(data).encode() in text for text in told):
+                found[int(entry.name)] = told[0].replace(b"\0", b" ").decode(errors="replace")
+    return found
 
 
 def _files(data: Path) -> Iterator[str]:

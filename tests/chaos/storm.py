@@ -7,10 +7,12 @@ anything is judged, the service has had the time to end everything that began.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
 import shutil
+import signal
 import socket
 import sqlite3
 import tempfile
@@ -355,6 +357,9 @@ class _Weather:
             worker.abandon()
         if self.victim is not None and self.victim.alive:
             self.victim.kill()
+            for pid in evidence.processes(self.data):  # steps, if the storm was broken off
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
 
 
 def _is_bad(fact: dict[str, Any]) -> bool:

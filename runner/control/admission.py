@@ -57,6 +57,7 @@ class Admission:
         self._queues: dict[Queue, None] = {}  # those that may have queued runs, in order of arrival
         self._limits: dict[str, int] = {}  # of runs that wait: maxActiveRuns of their definitions
         self._low_disk = False
+        self._said = ""  # what keeps it from admitting
         self._closed = False
         self._wake = asyncio.Event()
 
@@ -90,13 +91,17 @@ class Admission:
                 try:
                     await self._admit_all()
                 except StorageError as error:
-                    _log.warning("admission_waits", problem=str(error), wait_s=_RETRY_S)
+                    if str(error) != self._said:
+                        _log.warning("admission_waits", problem=str(error), retry_s=_RETRY_S)
+                    self._said = str(error)
                     await asyncio.sleep(_RETRY_S)
                     self._wake.set()
                 except Exception:  # noqa: BLE001 (the loop's edge)
                     _log.exception("admission_failed")
                     await asyncio.sleep(_RETRY_S)
                     self._wake.set()
+                else:
+                    self._said = ""
         finally:
             forget()
 

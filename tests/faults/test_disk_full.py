@@ -36,7 +36,7 @@ def step(document: dict[str, Any], name: str) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("leave_kib", [0, 16, 100, 200, 240])
+@pytest.mark.parametrize("leave_kib", [0, 16, 200])
 def test_a_start_without_room_is_refused_in_words_and_succeeds_with_room(
     serve_on_disk: Served, disk: SmallDisk, remote: Remote, leave_kib: int
 ) -> None:

@@ -71,8 +71,9 @@ class Service:
         else:
             self.errors.append(line)
 
-    def wait(self, found: Callable[[], Any]) -> Any:
-        """What `found` returns once it is true; a failure with everything that was said."""
+    def wait(self, found: Callable[[], Any], *, look_s: float = 0.5) -> Any:
+        """What `found` returns once it is true; a failure with everything that was said. It is
+        asked at each line of the log, and every `look_s`."""
         deadline = time.monotonic() + WAIT_S
         with self._news:
             while not (result := found()):
@@ -80,7 +81,7 @@ class Service:
                 if left <= 0 or self.process.poll() is not None:
                     told = "\n".join([*self.said, *map(str, self.facts), *self.errors])
                     pytest.fail(f"it did not come (exit {self.process.poll()}):\n{told}")
-                self._news.wait(min(left, 0.5))
+                self._news.wait(min(left, look_s))
         return result
 
     def fact(self, event: str, **values: object) -> dict[str, Any]:

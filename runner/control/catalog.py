@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from types import MappingProxyType
 from typing import Any
 
@@ -137,23 +138,23 @@ def from_json(text: str, *, path: str, blob: str) -> Entry:
 
 def build(commit: str, entries: Iterable[Entry]) -> Catalog:
     """One catalog of all files of a commit. Two files with one id are both broken."""
-    by_id: dict[str, list[Entry]] = {}
+    by_id: dict[str, Entry] = {}
+    rivals: dict[str, list[Entry]] = {}
     problems: dict[str, tuple[Problem, ...]] = {}
-    for entry in sorted(entries, key=lambda found: found.path):
-        if entry.workflow:
-            by_id.setdefault(entry.workflow, []).append(entry)
-        else:
+    for entry in sorted(entries, key=attrgetter("path")):
+        if not entry.workflow:
             problems[entry.path] = entry.problems
+        elif (first := by_id.setdefault(entry.workflow, entry)) is not entry:
+            rivals.setdefault(entry.workflow, [first]).append(entry)
     good: dict[str, Entry] = {}
     broken: dict[str, tuple[Problem, ...]] = {}
-    for workflow, found in by_id.items():
-        judged = _rivals(found) if len(found) > 1 else found
-        wrong = tuple(problem for entry in judged for problem in entry.problems)
-        problems.update((entry.path, entry.problems) for entry in judged if entry.problems)
-        if wrong:
-            broken[workflow] = wrong
-        else:
-            good[workflow] = judged[0]
+    for workflow, entry in by_id.items():
+        if not entry.problems and workflow not in rivals:
+            good[workflow] = entry
+            continue
+        judged = _rivals(rivals[workflow]) if workflow in rivals else [entry]
+        problems.update((one.path, one.problems) for one in judged)
+        broken[workflow] = tuple(problem for one in judged for problem in one.problems)
     return Catalog(
         commit, MappingProxyType(good), MappingProxyType(broken), MappingProxyType(problems)
     )

@@ -10,11 +10,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from runner.control import catalog
 from runner.control.catalog import Catalog, Entry
 from runner.language.model import Problem
-from storage.mirror import Mirror, ObjectMissing, SnapshotFile
+from storage.mirror import Mirror, ObjectMissing, Snapshot, SnapshotFile
 from storage.records import EntryRow, PutEntry
 from storage.store import Store
 
@@ -33,23 +34,43 @@ class Indexer:
         self._folder = folder
         self._known: dict[Named, Entry] = {}
         self._last: Catalog | None = None
+        self._of: Snapshot | None = None  # that `_last` was made of
 
     async def catalog(self, commit: str) -> Catalog:
         """The catalog of a commit; an empty one where the folder is missing or has no workflow."""
         if self._last is not None and self._last.commit == commit:
             return self._last  # a push is looked at twice: as the served tip, and as what moved
-        snapshot = await asyncio.to_thread(self._mirror.snapshot, commit, folder=self._folder)
-        files = [file for file in snapshot.files if catalog.is_workflow_file(file.path)]
-        refused = [entry for file in files if (entry := _refused(file, self._folder)) is not None]
-        paths = {entry.path for entry in refused}
-        read = await self.entries([(f.path, f.blob) for f in files if f.path not in paths])
-        self._last = catalog.build(commit, [*read.values(), *refused])
+        snapshot, files, refused = await asyncio.to_thread(self._listed, commit)
+        if self._last is not None and self._of is not None and snapshot.files is self._of.files:
+            self._last = replace(self._last, commit=commit)
+        else:
+            read = await self.entries(files)
+            self._last = await asyncio.to_thread(catalog.build, commit, [*read.values(), *refused])
+        self._of = snapshot
         return self._last
+
+    def _listed(self, commit: str) -> tuple[Snapshot, list[Named], list[Entry]]:
+        """The folder's files, those of them that are to be read, and the entries of the others."""
+        snapshot = self._mirror.snapshot(commit, folder=self._folder, since=self._of)
+        files: list[Named] = []
+        refused: list[Entry] = []
+        for file in snapshot.files:
+            if catalog.is_workflow_file(file.path):
+                if (entry := _refused(file, self._folder)) is None:
+                    files.append((file.path, file.blob))
+                else:
+                    refused.append(entry)
+        return snapshot, files, refused
 
     async def entries(self, files: Sequence[Named]) -> Mapping[Named, Entry]:
         """(path, blob) → entry, from memory, else the store, else the blobs."""
-        found = {name: self._known[name] for name in files if name in self._known}
-        missing = [name for name in files if name not in found]
+        found: dict[Named, Entry] = {}
+        missing: list[Named] = []
+        for name in files:
+            if (entry := self._known.get(name)) is None:
+                missing.append(name)
+            else:
+                found[name] = entry
         if missing:
             found.update(await self._stored(missing))
             found.update(await self._parse([name for name in missing if name not in found]))

@@ -285,14 +285,43 @@ async def test_owing_a_fetch_wakes_the_reconciler(house: House) -> None:
     await asyncio.gather(loop, return_exceptions=True)
 
 
+async def test_a_commit_costs_what_it_changes(house: House) -> None:
+    await house.push(a=PUSH, b=PUSH, c=PUSH)
+    before = house.reconciler.applied().workflows
+    blobs: list[str] = []
+    real = house.mirror.read_blob
+
+    def read_blob(oid: str, *, limit_bytes: int) -> bytes:
+        blobs.append(oid)
+        return real(oid, limit_bytes=limit_bytes)
+
+    house.mirror.read_blob = read_blob  # type: ignore[method-assign]
+    house.remote.change({".dagu/b.yaml": "steps: [{command: date}]\n"})
+    await house.reconciler.look()
+    after = house.reconciler.applied().workflows
+    assert after["a"] is before["a"]
+    assert after["c"] is before["c"]
+    assert set(blobs) == {before["a"].entry.blob, after["b"].entry.blob}  # a and c run their file
+
+
+async def test_a_commit_beside_the_workflows_keeps_the_whole_catalog(house: House) -> None:
+    await house.push(a="steps: [{command: date}]\n", b="stepz: 1\n")
+    tip = house.remote.change({"x": "1"})
+    await house.reconciler.look()
+    first, second = house.reconciled[-2:]
+    assert (second.applied.commit, second.catalog.commit) == (tip, tip)
+    assert second.catalog.entries is first.catalog.entries
+    assert not second.diff
+
+
 async def test_a_pushed_commit_is_read_once(house: House) -> None:
     await house.push(a=PUSH)
     read: list[str] = []
     real = house.mirror.snapshot
 
-    def snapshot(commit: str, *, folder: str) -> Snapshot:
+    def snapshot(commit: str, *, folder: str, since: Snapshot | None) -> Snapshot:
         read.append(commit)
-        return real(commit, folder=folder)
+        return real(commit, folder=folder, since=since)
 
     house.mirror.snapshot = snapshot  # type: ignore[method-assign]
     tip = await house.push(a=PUSH + "# changed\n")

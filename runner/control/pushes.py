@@ -8,13 +8,14 @@ ran or not; what did not match is none.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 
 import structlog
 
 from runner.control.applied import Applied, Definition
-from runner.control.catalog import Catalog
+from runner.control.catalog import Catalog, Entry
 from runner.control.indexer import Indexer
 from runner.control.intake import DefinitionUnreadable, Intake, UnfitParams, verdict
 from runner.control.moves import Moved
@@ -73,7 +74,7 @@ class Pushes:
         ):
             return done
         catalog = await self._indexer.catalog(after)
-        matches = [e for e in catalog.entries.values() if _ref_fits(e.push, moved.row.ref)]
+        matches = _matching(catalog.entries.values(), moved.row.ref)
         broken = [w for w in catalog.broken if _may_fit(applied, w, moved.row.ref)]
         if not matches and not broken:
             return done
@@ -141,6 +142,23 @@ class Pushes:
     async def _commit(self, oid: str | None) -> str | None:
         """The commit that an object of a ref stands for; None for a tag of something else."""
         return None if oid is None else await asyncio.to_thread(self._mirror.peel, oid)
+
+
+def _matching(entries: Iterable[Entry], ref: str) -> list[Entry]:
+    """Those that want moves of `ref`. Thousands of workflows have a few filters between them."""
+    answers: dict[tuple[tuple[str, ...], tuple[str, ...]], bool] = {}
+    found: list[Entry] = []
+    for entry in entries:
+        push = entry.push
+        if push is None:
+            continue
+        refs = push.branches, push.tags
+        fits = answers.get(refs)
+        if fits is None:
+            fits = answers[refs] = patterns.ref_matches(push, ref)
+        if fits:
+            found.append(entry)
+    return found
 
 
 def _ref_fits(push: PushFilter | None, ref: str) -> bool:

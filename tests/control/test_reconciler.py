@@ -54,6 +54,19 @@ async def test_paths_choose_what_a_push_runs(house: House) -> None:
     assert await house.runs() == [("a", first), ("a", second), ("docs", second)]
 
 
+async def test_branches_and_tags_choose_what_a_push_runs(house: House) -> None:
+    steps = '\nsteps: [{command: "true"}]\n'
+    await house.push(
+        main="on: {push: {branches: [main]}}" + steps,
+        tagged="on: {push: {tags: [main]}}" + steps,
+        also="on: {push: {branches: [main], paths: [x]}}" + steps,
+        never="on: {push: {branches: [other]}}" + steps,
+    )
+    tip = house.remote.change({"x": "1"})
+    await house.reconciler.look()
+    assert await house.runs() == [("also", tip), ("main", tip)]
+
+
 async def test_the_definition_at_the_pushed_commit_is_used_on_a_watched_branch(
     house: House,
 ) -> None:

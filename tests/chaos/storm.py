@@ -463,6 +463,8 @@ def _open_at_a_kill(world: World, kills_at: list[int]) -> Iterator[tuple[int, Ev
 
 def _adopted(world: World, weather: _Weather) -> int:
     """Launches that were still running when the service came back."""
+    if weather.storm.power_cut:
+        return 0  # nothing was; one that was being stopped then is said to have been stopped
     return sum(
         event.at > next(start for start in weather.starts_at if start > kill)
         and event.type == "Ended"

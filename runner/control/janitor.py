@@ -2,7 +2,7 @@
 
 Pays the owed `cleanup` rows, whose keys are runs. Leaves processes to the engine, which ends them
 before a run is final, and when to pay to the reporter. Its rule: a commit stays pinned as long as
-an unfinished or kept run, or a stale definition, needs it.
+an unfinished or kept run, a stale definition or the next schedule needs it.
 """
 
 from __future__ import annotations

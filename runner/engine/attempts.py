@@ -407,6 +407,9 @@ class Attempts:
         at = self.state.steps[self.state.index[task.step]]
         error = outcome.error or finding.error
         reason = plan.failure(at, exit_code=outcome.exit_code, signal=outcome.signal, error=error)
+        lost = plan.is_lost(at, unknown=outcome.lost)
+        if lost:
+            reason = plan.loss(at, reason)
         values = self._keep_outputs(task, finding.outputs)
         self._refer(at.step, task.launch, task.attempt, outcome.exit_code)
         event = Ended(
@@ -423,7 +426,7 @@ class Attempts:
             output_matched=finding.matched,
             log=finding.log,
             outputs=tuple(self._note(name, value) for name, value in finding.outputs),
-            lost=plan.is_lost(at, unknown=outcome.lost),
+            lost=lost,
         )
         return event, (PutValues(self._run, values),) if values else ()
 

@@ -21,6 +21,7 @@ from runner.engine.events import (
     StopSent,
 )
 from runner.engine.state import (
+    MOST_LOSSES,
     RUN_STOPPED,
     SIGKILL,
     Block,
@@ -118,6 +119,13 @@ def is_lost(step: StepState, *, unknown: bool) -> bool:
     """Whether an attempt that has ended counts as lost. `unknown`: its end could not be observed;
     where it was told to stop for a reason of its own, that reason stands."""
     return step.stop_reason == SERVICE_STOPPED or (unknown and not step.stop_reason)
+
+
+def loss(step: StepState, reason: str) -> str:
+    """The reason of an attempt that was lost, with why it is not run again where it would be."""
+    if step.step.retry_on_loss and step.losses >= MOST_LOSSES:
+        return f"{reason}; that was loss {step.losses + 1}, so it is not run again"
+    return reason
 
 
 def failure(step: StepState, *, exit_code: int | None, signal: int | None, error: str) -> str:

@@ -6,7 +6,7 @@ import pytest
 from run_driver import Driver, workflow
 
 from runner.engine.events import Ended, Launched
-from runner.engine.plan import interruptions
+from runner.engine.plan import interruptions, loss
 
 
 def test_a_chain_runs_in_document_order() -> None:
@@ -241,6 +241,7 @@ def test_on_loss_retry_ends_after_ten_losses() -> None:
     for _ in range(10):
         run.lose("a")
         assert run.status("a") == "running"
+    assert loss(run.state.steps[0], "lost") == ("lost; that was loss 11, so it is not run again")
     run.lose("a")
     assert run.status("a") == "failed"
 

@@ -395,7 +395,7 @@ async def test_a_kill_that_was_recorded_explains_a_process_that_is_gone(bench: B
     bench.open()
     done = await bench.complete()
     assert (done.status, done.step("a")["status"]) == ("cancelled", "cancelled")
-    assert done.step("a")["lost"] is False
+    assert (done.step("a")["lost"], done.step("a")["signal"]) == (False, signal.SIGKILL)
     await bench.close()
 
 

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from runner.control import schedule
 from runner.control.applied import Applied
@@ -39,9 +40,11 @@ _INSTANT = timedelta(microseconds=1)
 _ASKED = 200  # keys in one question: the store's readers answer others between
 
 
-@dataclass(frozen=True, slots=True)
-class Timer:
-    """One cron of one workflow. `zone` is the IANA name in force for it."""
+class Timer(NamedTuple):
+    """One cron of one workflow. `zone` is the IANA name in force for it.
+
+    A tuple, as each commit looks thousands of them up in the timetable.
+    """
 
     workflow: str
     cron: str

@@ -203,16 +203,19 @@ class Ticker:
 
     def _amended(self, applied: Applied, now: datetime) -> Applied:
         """A schedule that came while the clock was ahead counts from when that was noticed."""
-        workflows = {
-            workflow: dataclasses.replace(
-                live, live_from=self._begin(workflow, live.live_from, now)
-            )
+        moved = {
+            workflow: dataclasses.replace(live, live_from=begin)
             for workflow, live in applied.workflows.items()
+            if (begin := self._begin(workflow, live.live_from, now)) is not live.live_from
         }
-        return dataclasses.replace(applied, workflows=MappingProxyType(workflows))
+        if not moved:
+            return applied
+        return dataclasses.replace(
+            applied, workflows=MappingProxyType({**applied.workflows, **moved})
+        )
 
     def _begin(self, workflow: str, live_from: datetime, now: datetime) -> datetime:
-        while known := self._born.get((workflow, live_from)):
+        while self._born and (known := self._born.get((workflow, live_from))):
             live_from = known
         if live_from <= now:
             return live_from

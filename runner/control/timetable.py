@@ -43,15 +43,22 @@ class Timetable:
         """Have `timers` and no others. A known one keeps its next slot; a new one begins after its
         `live_from`, or after what `since` has for its workflow if that is later."""
         following: dict[Timer, datetime] = {}
+        new: list[Timer] = []
         for timer in timers:
             known = self._next.get(timer)
             if known is None:
                 known = timer.following(
                     max(timer.live_from, since.get(timer.workflow, timer.live_from))
                 )
+                new.append(timer)
+                await self._turns.give()
             following[timer] = known
-            await self._turns.give()
-        self._put(following)
+        if len(following) != len(self._next) + len(new):
+            self._put(following)  # some are gone
+            return
+        self._next = following
+        for timer in new:
+            self._plan(timer, following[timer])
 
     async def plan_again(self, timers: Mapping[Timer, Timer], *, after: datetime) -> None:
         """The clock went back: each known timer is now that of `timers`, due after `after`."""

@@ -19,11 +19,13 @@ from typing import NamedTuple
 
 from runner.executors import remains
 from runner.executors.base import Earlier, Execution, Outcome, Void
+from storage import logs
 
 BEGIN_WRITTEN_S = 2.0  # between making `begin` and filling it the wrapper needs microseconds
 _LOOK_S = 0.02
 _VOID = "void"
 _LARGEST_SIGNAL = 64
+_MOST_BYTES = 4096
 
 REBOOTED = "lost: the machine was restarted under it"
 DISAPPEARED = "lost: its process disappeared while the service was not there"
@@ -43,12 +45,17 @@ def read_begin(folder: Path) -> Begin | None:
     try:
         if file.is_symlink():
             return Begin(0, "")
-        text = file.read_text()
+        text = _read(file)
         line, end, _ = text.partition("\n")
         fields = line.rpartition(")")[2].split()
         return Begin(int(line.split()[1]), fields[19]) if end else None
     except (OSError, ValueError, IndexError):
         return None
+
+
+def _read(file: Path) -> str:
+    """A file that a step may have made anything of, a pipe as well; "" if there is none."""
+    return logs.read_range(file, offset=0, limit=_MOST_BYTES).decode(errors="replace")
 
 
 async def resume(
@@ -128,12 +135,12 @@ def _read_exit(folder: Path, *, now: datetime) -> Outcome | None:
     """What the wrapper wrote at its end; None if that is missing or not whole."""
     file = folder / "exit"
     try:
-        text = file.read_text() if file.exists() else ""
+        text = _read(file)
         if not text.endswith("\n"):
             # the disk was full: then the code is in the name of another file
             file = next(folder.glob("exit.*"))
             text = file.suffix[1:]
-        at = datetime.fromtimestamp(file.stat().st_mtime, UTC)
+        at = datetime.fromtimestamp(file.lstat().st_mtime, UTC)
         return exited(int(text), at=min(at, now))
     except (OSError, ValueError, StopIteration):
         return None

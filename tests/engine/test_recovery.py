@@ -359,6 +359,38 @@ async def test_a_pid_that_is_somebody_elses_by_now_is_left_alone(
     await bench.close()
 
 
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        "mkfifo $F/exit",
+        "ln -s /dev/zero $F/exit",
+        "mkdir $F/exit",
+        "head -c 10000 /dev/zero >$F/exit",
+        "echo 0 >$F/x; ln -s x $F/exit",
+    ],
+)
+async def test_what_a_step_makes_of_its_own_files_holds_nobody_up(
+    bench: Bench, spoil: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    await begun(
+        bench,
+        f"""
+        steps:
+          - name: a
+            command: |
+              F=$(dirname $DAG_RUN_STEP_STDOUT_FILE); {spoil}
+              touch begun; sleep 100
+        """,
+    )
+    await bench.leave()
+    os.killpg(wrapper_of(bench), signal.SIGKILL)
+    another_boot(monkeypatch, tmp_path)
+    bench.open()
+    done = await bench.complete()
+    assert done.step("a")["reason"] == adoption.REBOOTED
+    await bench.close()
+
+
 # Stops, time limits, waits
 
 

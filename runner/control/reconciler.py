@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 import structlog
@@ -272,7 +272,9 @@ class Reconciler:
         kept = "" if tip is not None else self._gone(served)
         if tip is not None:
             kept = await self._plan_catalog(change, served, tip=tip, at=at)
-            await self._plan_pushes(change, moves, watch=watch, tip=tip, at=at)
+        # Also while the served branch is gone: a move is seen once, and others are watched too.
+        tip = tip or self._applied.commit
+        await self._plan_pushes(change, moves, watch=watch, tip=tip, at=at)
         if kept and self._applied.commit:
             await self._pin(self._applied.commit)  # nothing over there may refer to it any more
         self._say_once(kept)
@@ -284,16 +286,19 @@ class Reconciler:
 
     async def _plan_catalog(self, change: _Change, served: str, *, tip: str, at: datetime) -> str:
         """Apply the served branch's catalog if it is new; else "", or why it is not applied."""
-        before = self._applied
+        before = stored = self._applied
         if before.ref != served:
-            before = Applied(self._name, served, before.n)
+            stored = Applied(self._name, served, before.n)
+            # Another default branch over there is a branch that was renamed: what was good stays.
+            # Another one by our own settings begins anew.
+            before = stored if self._branch else replace(before, ref=served)
         if self._catalog is None or self._catalog.commit != tip:
             self._catalog = await self._indexer.catalog(tip)
         catalog = self._catalog
         if catalog.empty:
             return self._empty(tip)
         after = in_force.take_effect(before, catalog, at=at)
-        rows = [*in_force.writes(before, after), *await self._left_behind(after)]
+        rows = [*in_force.writes(stored, after), *await self._left_behind(after)]
         if not rows and before.commit == tip:
             return ""
         # What is due under the old definitions is settled before the new ones take their place.

@@ -363,3 +363,50 @@ async def test_failed_looks_are_repeated_soon_and_then_less_and_less(house: Hous
     row = await house.store.repository("ops")
     assert row is not None
     assert "no such folder" in row.problem
+
+
+def rename_default_branch(house: House, name: str) -> None:
+    """As at a forge: the branch is called otherwise, and so is the remote's HEAD."""
+    git("branch", "-m", "main", name, cwd=house.remote.path)
+
+
+async def test_a_renamed_default_branch_keeps_what_was_good_and_since_when(house: House) -> None:
+    good = await house.push(a=CRON, b=CRON)
+    since = house.reconciler.applied().workflows["b"].live_from
+    await house.push(a=CRON + "stepz: []\n", b=CRON)
+    rename_default_branch(house, "trunk")
+    house.clock.forward(minutes=5)
+    await house.reconciler.look()
+    for _ in range(2):
+        applied = house.reconciler.applied()
+        assert applied.ref == "refs/heads/trunk"
+        assert applied.workflows["b"].live_from == since
+        assert (applied.workflows["a"].stale, applied.workflows["a"].commit) == (True, good)
+        await house.restart()
+    assert house.reconciled[-1].diff.removed == ()
+
+
+async def test_another_branch_by_our_own_settings_begins_anew(house: House) -> None:
+    await house.push(a=CRON)
+    house.remote.git("checkout", "-q", "-b", "staging")
+    house.remote.commit({".dagu/a.yaml": "stepz: []\n"})
+    house.remote.push("HEAD:refs/heads/staging")
+    house.branch = "staging"
+    house.build()
+    await house.reconciler.restore()
+    await house.reconciler.look()
+    assert dict(house.reconciler.applied().workflows) == {}
+
+
+async def test_pushes_to_other_branches_count_while_the_served_one_is_gone(house: House) -> None:
+    house.branch, house.watch = "main", ("**",)
+    house.build()
+    await house.push(a=PUSH)
+    house.remote.push("HEAD:refs/heads/other")
+    await house.reconciler.look()
+    before = len(await house.runs())
+    git("update-ref", "-d", "refs/heads/main", cwd=house.remote.path)
+    pushed = house.remote.commit({"file": "new"})
+    house.remote.push("HEAD:refs/heads/other")
+    await house.reconciler.look()
+    assert (await house.runs())[before:] == [("a", pushed)]

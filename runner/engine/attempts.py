@@ -346,7 +346,7 @@ class Attempts:
                 continue
             folder = self._launch_folder(at, launched.attempt, launched.launch)
             same_boot = launched.boot_id == boot_id
-            self._parts.executors["command"].recall(Earlier(self._run, folder, same_boot))
+            self._parts.executor.recall(Earlier(self._run, folder, same_boot))
 
     def mend_files(self) -> None:
         """Write again what a loss of power may have taken. Raises OSError."""
@@ -452,13 +452,11 @@ class Attempts:
 
     def has_left_behind(self) -> bool:
         """Whether ended steps left something running."""
-        return self._parts.executors["command"].has_left_behind(self._run)
+        return self._parts.executor.has_left_behind(self._run)
 
     async def end_left_behind(self) -> None:
         """End what the run's steps left running, as the run is about to be over."""
-        await self._parts.executors["command"].end_left_behind(
-            self._run, grace_s=self._workflow.max_clean_up_s
-        )
+        await self._parts.executor.end_left_behind(self._run, grace_s=self._workflow.max_clean_up_s)
 
 
 def _read_apart(steps: tuple[Step, ...]) -> frozenset[str]:

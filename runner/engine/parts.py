@@ -91,3 +91,8 @@ class Parts:
     owes: Callable[[RunRow], Sequence[Write]]
     checkout: Checkout | None = None  # None: the workspace is there already
     observe: Observer | None = None
+
+    @property
+    def executor(self) -> Executor:
+        """The one of every step, as long as there is only one."""
+        return self.executors["command"]

@@ -173,7 +173,7 @@ class Supervisor:
             same_boot=step.boot_id == self._parts.boot_id,
             killed=step.stop_signal_sent == SIGKILL,
         )
-        executor = self._parts.executors["command"]
+        executor = self._parts.executor
         while True:
             try:
                 found = await executor.resume(earlier, lambda o: self._ended(task, o))
@@ -360,7 +360,7 @@ class Supervisor:
             problem, refused = f"could not be started: {error}", is_passing(error)
             self._ended(task, Outcome(self._parts.clock(), error=problem, refused=refused))
             return
-        executor = self._parts.executors["command"]
+        executor = self._parts.executor
         self._executions[task.step] = executor.start(task, lambda o: self._ended(task, o))
 
     def _ended(self, task: Task, outcome: Outcome) -> None:

@@ -26,7 +26,7 @@ from runner.executors.remains import LeftBehind
 # Names that no workflow has: setting an exported variable would change it for the step as well.
 # exec in a subshell: "$@" alone would run the shell's own echo, test, eval, exit …
 # A full disk still takes a name where it takes no byte: then the code is in the name.
-# The sed-like stat line is kept whole: field 22 is the start time, the reader picks it out.
+# The line of stat is kept whole: field 22 is the start time, `remains` picks it out.
 WRAPPER = """\
 DAGMILL__s=; trap DAGMILL__s=1 HUP; trap DAGMILL__s=2 INT; trap DAGMILL__s=3 QUIT
 trap DAGMILL__s=15 TERM; trap DAGMILL__s=10 USR1; trap DAGMILL__s=12 USR2

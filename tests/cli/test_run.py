@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -54,6 +56,17 @@ def dagmill(
     )
 
 
+@contextlib.contextmanager
+def not_ignored(number: int) -> Iterator[None]:
+    """What is started meanwhile may be told `number`, though we may ignore it ourselves: a shell
+    has what it starts with `&` ignore INT, nohup HUP, and a child would inherit that."""
+    before = signal.signal(number, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+
+
 def test_a_relative_state_folder_is_meant_from_where_the_command_is_given(
     tmp_path: Path, env: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -69,13 +82,19 @@ def test_a_signal_stops_the_run_and_its_handlers_still_run(
     tmp_path: Path, env: dict[str, str], number: signal.Signals
 ) -> None:
     file = workflow(tmp_path, LONG_STEP)
-    with subprocess.Popen(
-        [*DAGMILL, "run", str(file)], env=env, stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        assert "long" in process.stdout.readline()  # and its process may just begin
-        process.send_signal(number)
-        rest = process.stdout.read()
+    with not_ignored(number):
+        process = subprocess.Popen(
+            [*DAGMILL, "run", str(file)], env=env, stdout=subprocess.PIPE, text=True
+        )
+    with process:
+        try:
+            assert process.stdout is not None
+            assert "long" in process.stdout.readline()  # and its process may just begin
+            process.send_signal(number)
+            rest = process.stdout.read()
+        except BaseException:
+            process.kill()  # else leaving `with` waits for the end of its run
+            raise
     assert process.returncode == 130
     assert f"stopped by {number.name}" in rest
     assert (tmp_path / "marker").read_text() == "cancelled\n"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -426,7 +427,7 @@ class Origin:
                 raise LostRace(f"{self.address.shown}: {error}") from error
             if "no match for id" in str(error):
                 raise  # a KeyError, too: an object is missing here, not over there
-            raise _translated(error, self.address) from error
+            raise _translated(error, self.address, pushing=racing) from error
         except OSError as error:
             raise AccessDenied(f"{self.address.shown}: {error}") from error
 
@@ -478,9 +479,28 @@ _NO_REPOSITORY = re.compile(
     r"|unsupported url|unknown object format|unsupported extension",
     re.IGNORECASE,
 )
+_IS_IT_UP: Final = "is it up, and is the URL right?"
+_ENDED_EARLY: Final = "the connection was closed before the answer was whole; try again"
+_FAILED = re.compile(r"status code: 5\d\d", re.IGNORECASE)
+# What libgit2 says, and what to do then: the first that fits.
+_REMEDIES = tuple(
+    (re.compile(found, re.IGNORECASE), words)
+    for found, words in (
+        ("no space left|quota exceeded", "has the disk of the data folder room?"),
+        ("unpacking the sent packfile", "the server could not store the push; has its disk room?"),
+        ("status code: 429", "it is asked too often; ask less often"),
+        ("status code: 413", "the server, or a proxy before it, takes no push of this size"),
+        (_FAILED.pattern, "the server, or a proxy before it, failed; its log says why"),
+        (
+            "eof|connection reset|broken pipe|failed getting banner|could not read refs",
+            _ENDED_EARLY,
+        ),
+    )
+)
+_NO_ROOM_BYTES = 1 << 16
 
 
-def _translated(error: pygit2.GitError, address: Address) -> GitError:
+def _translated(error: pygit2.GitError, address: Address, *, pushing: bool) -> GitError:
     text = " ".join(str(error).split())
     shown = address.shown
     if isinstance(error, pygit2.CertificateError) or "hostkey" in text:
@@ -503,4 +523,18 @@ def _translated(error: pygit2.GitError, address: Address) -> GitError:
         return AccessDenied(f"{shown}: {text}; {remedy}")
     if _NO_REPOSITORY.search(text):
         return NotARepository(f"{shown}: no git repository that can be read ({text})")
-    return Unreachable(f"{shown}: {text}; is it up, and is the URL right?")
+    if pushing and address.folder is not None:
+        return Unreachable(_not_written(address.folder, text))
+    remedy = next((words for found, words in _REMEDIES if found.search(text)), _IS_IT_UP)
+    if pushing and (remedy is _ENDED_EARLY or _FAILED.search(text)):
+        remedy += "; whether the push was taken shows at the next try"
+    return Unreachable(f"{shown}: {text}; {remedy}")
+
+
+def _not_written(folder: Path, text: str) -> str:
+    """Why a folder took no push. libgit2 does not say that its disk was full: its words are those
+    of something before."""
+    with contextlib.suppress(OSError):
+        if shutil.disk_usage(folder).free < _NO_ROOM_BYTES:
+            return f"{folder}: the disk there is full; make room, then it is tried again"
+    return f"{folder}: {text}; has the disk there room, and is the repository whole (git fsck)?"

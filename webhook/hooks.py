@@ -228,11 +228,13 @@ async def _store(doors: Doors, row: DeliveryRow) -> Response:
 async def _answer_duplicate(doors: Doors, row: DeliveryRow) -> Response:
     try:
         first = await doors.store.delivery_by_digest(row.repository, row.digest)
-        owed = await doors.store.owed("fetch", due=row.received_at)
     except Exception as error:
         raise _unavailable() from error
-    if any(one.key == row.repository for one in owed):
-        # Who redelivers by hand waits for a fetch that failed; one that was made needs no other.
+    if row.verdict == ACCEPTED:
+        # The same bytes may announce another push, or be sent again by hand because the look was
+        # in vain. Who replays an old delivery gets no more than that: looks are made one at a
+        # time, nudges during one are one, and a failed one is followed by a least wait. Nothing
+        # is owed, since a start looks anyway.
         doors.nudge(row.repository)
     return _answer(first or row, duplicate=True)
 

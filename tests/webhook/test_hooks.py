@@ -122,16 +122,25 @@ async def test_a_redelivery_is_answered_with_the_first_verdict(
     assert again.json() == {**first.json(), "duplicate": True}
 
 
-async def test_a_redelivery_nudges_only_while_its_fetch_is_owed(
+async def test_a_redelivered_push_nudges_also_when_its_fetch_was_made(
     anyone: httpx2.AsyncClient, world: World
 ) -> None:
     await post(anyone)
-    await post(anyone)
-    assert world.nudged == ["ops", "ops"]
     for row in await world.store.owed("fetch", due=AT):
         await world.store.write(Pay(row.kind, row.key, row.version))
-    await post(anyone)
+    answer = await post(anyone)
+    assert (answer.status_code, answer.json()["duplicate"]) == (200, True)
     assert world.nudged == ["ops", "ops"]
+    assert await owed(world.store) == []  # a look, and nothing that is owed over restarts
+
+
+async def test_a_redelivery_that_starts_nothing_nudges_nobody(
+    anyone: httpx2.AsyncClient, world: World
+) -> None:
+    for _ in range(2):
+        await post(anyone, own("ping").body, event="ping")
+        await post(anyone, own("push_status_branch").body)
+    assert world.nudged == []
 
 
 async def test_twenty_equal_deliveries_at_once_are_one(
@@ -144,12 +153,13 @@ async def test_twenty_equal_deliveries_at_once_are_one(
 
 @pytest.mark.parametrize("other", [b"", b"sha256=", b"wrong"])
 async def test_a_redelivery_with_a_wrong_signature_learns_nothing(
-    anyone: httpx2.AsyncClient, other: bytes
+    anyone: httpx2.AsyncClient, world: World, other: bytes
 ) -> None:
     await post(anyone)
     answer = await post(anyone, X_Hub_Signature_256=signature(PUSH, other))
     problem(answer, 401)
     assert "accepted" not in answer.text
+    assert world.nudged == ["ops"]
 
 
 async def test_a_missing_signature_is_refused_whatever_the_legacy_one_says(

@@ -18,7 +18,8 @@ _MARKS = {"succeeded": "✅", "partially_succeeded": "⚠️", "failed": "❌"}
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One workflow in the table. Everything but the id may be unknown."""
+    """One workflow in the table. Everything but the id may be unknown. `linked`: the page of its
+    run is on the branch."""
 
     workflow: str
     name: str
@@ -27,6 +28,7 @@ class Line:
     run_queued_at: datetime | None = None
     commit: str = ""
     duration_ms: int | None = None
+    linked: bool = True
     next_at: datetime | None = None
     stale: bool = False  # an older version runs, because the newest file is broken
 
@@ -40,13 +42,21 @@ def latest_path(workflow: str) -> str:
     return f"latest/{workflow}.json"
 
 
+def page_path(line: Line) -> str | None:
+    """Where the page of a line's run is; None without a run."""
+    if not line.run or line.run_queued_at is None:
+        return None
+    return run_path(line.workflow, line.run, queued_at=line.run_queued_at) + ".md"
+
+
 def readme(repository: str, lines: Iterable[Line]) -> str:
     """The dashboard; `lines` in the order to show."""
     rows = [_row(line) for line in lines]
     text = [
         f"# {escape(repository)}: last results",
         "",
-        "Written by Dagmill. `runs/` has a summary of each run, `latest/` each workflow's newest.",
+        "Written by Dagmill. `runs/` has a summary of each run that ended since this branch began, "
+        "`latest/` each workflow's newest of them.",
         "",
     ]
     if not rows:
@@ -77,12 +87,12 @@ def commit_message(runs: Iterable[str], statuses: Iterable[str]) -> str:
 
 
 def _row(line: Line) -> str:
-    known = line.run and line.run_queued_at is not None
-    link = ""
-    if known and line.run_queued_at is not None:
-        link = run_path(line.workflow, line.run, queued_at=line.run_queued_at) + ".md"
-    status = line.status.replace("_", " ")
-    result = f"{_MARKS.get(line.status, '▫️')} [{escape(status)}]({link})" if link else "-"
+    page = page_path(line)
+    result = "-"
+    if page is not None:
+        status = escape(line.status.replace("_", " "))
+        shown = f"[{status}]({page})" if line.linked else status
+        result = f"{_MARKS.get(line.status, '▫️')} {shown}"
     title = escape(line.name)
     if line.name != line.workflow:
         title += f" ({escape(line.workflow)})"
@@ -90,5 +100,5 @@ def _row(line: Line) -> str:
         title += " **stale**"
     moment = f"{line.next_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC" if line.next_at else "-"
     commit = f"`{line.commit[:10]}`" if line.commit else "-"
-    took = duration(line.duration_ms) if known else "-"
+    took = duration(line.duration_ms) if page is not None else "-"
     return f"| {title} | {result} | {commit} | {took} | {moment} |"

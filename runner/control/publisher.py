@@ -19,7 +19,14 @@ from typing import Any
 import structlog
 
 from runner.control.applied import Applied
-from runner.control.dashboard import Line, commit_message, latest_path, readme, run_path
+from runner.control.dashboard import (
+    Line,
+    commit_message,
+    latest_path,
+    page_path,
+    readme,
+    run_path,
+)
 from runner.control.reporter import NotPaid
 from runner.engine import summary
 from runner.engine.history import History, HistoryError
@@ -33,7 +40,10 @@ from storage.store import Store
 STATUS_BRANCH = "dagmill/status"
 AUTHOR = ("Dagmill", "dagmill@localhost")
 _KEPT_SEEN = 20_000
-_WORD = re.compile(r"[A-Za-z0-9_-]{0,64}")
+_WORD = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_COMMIT = re.compile(r"[0-9a-f]{0,64}")
+_LONGEST_MS = 100 * 366 * 86_400_000
+_CLOCKS_DIFFER = timedelta(days=1)  # what is queued later than that from now, no service queued
 
 _log = structlog.get_logger(__name__)
 
@@ -91,7 +101,8 @@ class Publisher:
             _line(workflow, latest.get(workflow), site=site)
             for workflow in sorted({*site.applied().workflows, *latest})
         ]
-        update = _Update(repository, told, lines, self._seen)
+        at = self._clock()
+        update = _Update(repository, told, lines, seen=self._seen, at=at)
         try:
             commit = await asyncio.to_thread(
                 branch.publish,
@@ -101,7 +112,7 @@ class Publisher:
                 message=update.message,
                 author_name=AUTHOR[0],
                 author_email=AUTHOR[1],
-                at=self._clock(),
+                at=at,
             )
         except GitError as error:
             self._warn(repository, error)
@@ -143,12 +154,15 @@ class _Update:
         repository: str,
         told: Sequence[_Told],
         lines: Sequence[Line],
+        *,
         seen: dict[str, Line | None],
+        at: datetime,
     ) -> None:
         self._repository = repository
         self._told = told
         self._lines = lines
         self._seen = seen
+        self._at = at
         self._runs = {f"{_stem(one)}.json": one.row for one in told}
 
     def changes(self, tree: TreeView) -> Changes:
@@ -169,7 +183,8 @@ class _Update:
             if lines[one.row.workflow].run == one.row.run and tree.read(path) != data:
                 files[path] = data
         if files:
-            files["README.md"] = readme(self._repository, lines.values()).encode()
+            shown = [_linked(line, tree, files=files) for line in lines.values()]
+            files["README.md"] = readme(self._repository, shown).encode()
         return files
 
     def message(self, changes: Changes) -> str:
@@ -189,11 +204,21 @@ class _Update:
         theirs = self._seen[blob]
         if theirs is None or _age(theirs) <= _age(ours):
             return ours
+        if _age(theirs)[0] > self._at + _CLOCKS_DIFFER:
+            return ours  # it would be the youngest for ever
         return replace(theirs, name=ours.name, next_at=ours.next_at, stale=ours.stale)
 
 
 def _stem(one: _Told) -> str:
     return run_path(one.row.workflow, one.row.run, queued_at=one.row.queued_at)
+
+
+def _linked(line: Line, tree: TreeView, *, files: Mapping[str, bytes]) -> Line:
+    """With a link only to what is there: the branch may have been deleted meanwhile."""
+    page = page_path(line)
+    if page is None or page in files or tree.blob(page) is not None:
+        return line
+    return replace(line, linked=False)
 
 
 def _age(line: Line) -> tuple[datetime, str]:
@@ -203,25 +228,32 @@ def _age(line: Line) -> tuple[datetime, str]:
 
 
 def _read_latest(data: bytes | None, workflow: str) -> Line | None:
-    """What a `latest/` file says; None if no service wrote it."""
+    """What a `latest/` file says; None if no service wrote it: anybody may push there, and what
+    does not fit must stop nothing."""
     try:
         document = json.loads(data or b"")
+        run, status, commit = (document[key] for key in ("run", "status", "commit"))
         queued_at = datetime.fromisoformat(document["queued_at"])
         took = document["duration_ms"]
-        known = (document["run"], document["status"], document["commit"])
-        if not all(_WORD.fullmatch(word) for word in known) or queued_at.tzinfo is None:
+        fits = _WORD.fullmatch(run) and _WORD.fullmatch(status) and _COMMIT.fullmatch(commit)
+        if not fits or queued_at.tzinfo is None or not _is_duration(took):
             return None
         return Line(
             workflow,
             workflow,
-            status=document["status"],
-            run=document["run"],
-            run_queued_at=queued_at,
-            commit=document["commit"],
-            duration_ms=None if took is None else int(took),
+            status=status,
+            run=run,
+            run_queued_at=queued_at.astimezone(UTC),
+            commit=commit,
+            duration_ms=took,
         )
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
+
+
+def _is_duration(found: object) -> bool:
+    """Null, or whole milliseconds of a length that can be."""
+    return found is None or (type(found) is int and 0 <= found <= _LONGEST_MS)
 
 
 def _line(workflow: str, row: RunRow | None, *, site: Site) -> Line:

@@ -94,9 +94,10 @@ class Reporter:
                 try:
                     await self._pay(rows)
                 except NotPaid as error:
-                    await self._postpone(rows, str(error))
+                    wait_s = await self._postpone(rows, str(error))
+                    self._say(rows, str(error), wait_s=wait_s)
                     return False
-                except Exception as error:
+                except Exception as error:  # who called says it
                     await self._postpone(rows, repr(error))
                     raise
                 finally:
@@ -115,16 +116,19 @@ class Reporter:
         ahead_s = (due - self._clock()).total_seconds()
         return self._longest_delay_s is not None and ahead_s > self._longest_delay_s
 
-    async def _postpone(self, rows: Sequence[OwedRow], error: str) -> None:
-        at = self._clock()
-        wait = min(self._retry_s * 2 ** min(row.tries for row in rows), self._longest_retry_s)
-        # A refusal that stays the same is said once, over restarts too.
-        say = _log.info if all(row.last_error == error for row in rows) else _log.warning
-        say("report_postponed", kind=self._kind, rows=len(rows), wait_s=wait, error=error)
-        later = at + timedelta(seconds=wait)
+    async def _postpone(self, rows: Sequence[OwedRow], error: str) -> float:
+        """Put off for how many seconds."""
+        wait_s = min(self._retry_s * 2 ** min(row.tries for row in rows), self._longest_retry_s)
+        later = self._clock() + timedelta(seconds=wait_s)
         await self._store.write(
             *(Postpone(row.kind, row.key, row.version, later, error) for row in rows)
         )
+        return wait_s
+
+    def _say(self, rows: Sequence[OwedRow], error: str, *, wait_s: float) -> None:
+        # A refusal that stays the same is said once, over restarts too.
+        say = _log.info if all(row.last_error == error for row in rows) else _log.warning
+        say("report_postponed", kind=self._kind, rows=len(rows), wait_s=wait_s, error=error)
 
     async def _until_due(self) -> None:
         while True:

@@ -6,8 +6,9 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import pytest
 from git_remotes import GitHttpServer, Remote, git
 from house import House
 from mortal import Died, Fate, doom, restart
+from structlog.testing import capture_logs
 
 from runner.control.publisher import Publisher, Site
 from runner.control.reporter import NotPaid, Reporter
@@ -360,23 +362,170 @@ async def test_forty_publications_by_two_services_at_once_are_all_there(
         assert f"/{workflow}/{newest}.md" in page
 
 
+WRITTEN = {
+    "run": "r9",
+    "status": "failed",
+    "commit": "c0" * 20,
+    "queued_at": "2026-11-20T11:00:00.000Z",
+    "duration_ms": 5,
+}
+
+
+async def left_behind(house: House, latest: bytes) -> None:
+    """Somebody's commit on the status branch, with `latest` for the workflow "a"."""
+    house.remote.git("checkout", "-q", "--orphan", "status")
+    house.remote.commit({"latest/a.json": latest})
+    house.remote.push(f"HEAD:{STATUS}")
+
+
+async def test_what_a_service_wrote_is_kept_while_it_is_the_younger(house: House) -> None:
+    await house.push(a=CRON)
+    latest = json.dumps(WRITTEN).encode()
+    await left_behind(house, latest)
+    run = await finished(house)
+    assert await reporter(house).pay_due()
+    assert house.remote.show(STATUS, "latest/a.json") == latest.decode()
+    assert run_files(house.remote) == [run]
+    page = house.remote.show(STATUS, "README.md")
+    assert "`c0c0c0c0c0` | 5 ms" in page
+    assert run not in page
+
+
 @pytest.mark.parametrize(
     "found",
-    [
-        b"not json",
-        b"[" * 100_000,
-        b'{"queued_at": "2027-01-01T00:00:00"}',
-        b'{"queued_at": "2027-01-01T00:00:00Z", "run": "x](http://evil)", "status": "failed",'
-        b' "commit": "", "duration_ms": 1}',
-        b"[]",
+    [b"not json", b"[" * 100_000, b"[]", b"7", b"\xff"]
+    + [
+        # json writes Infinity and NaN as Python reads them
+        json.dumps(WRITTEN | changed).encode()
+        for changed in (
+            {"queued_at": "2026-11-20T11:00:00"},
+            {"queued_at": "9999-12-31T23:59:59-14:00"},
+            {"queued_at": "0001-01-01T00:00:00+14:00"},
+            {"queued_at": 7},
+            {"queued_at": "2026-11-21T10:00:45Z"},
+            {"queued_at": "2126-11-20T11:00:00Z"},
+            {"run": "x](http://evil)"},
+            {"run": ""},
+            {"run": None},
+            {"status": ""},
+            {"status": ["failed"]},
+            {"commit": 5},
+            {"duration_ms": float("inf")},
+            {"duration_ms": float("nan")},
+            {"duration_ms": 1.5},
+            {"duration_ms": 10**400},
+            {"duration_ms": 10**14},
+            {"duration_ms": -1},
+            {"duration_ms": True},
+            {"duration_ms": "5"},
+        )
     ],
+    ids=lambda found: found.decode(errors="replace")[-40:],
 )
 async def test_what_no_service_wrote_is_replaced(house: House, found: bytes) -> None:
     await house.push(a=CRON)
-    house.remote.git("checkout", "-q", "--orphan", "status")
-    house.remote.commit({"latest/a.json": found})
-    house.remote.push(f"HEAD:{STATUS}")
+    await left_behind(house, found)
     run = await finished(house)
     assert await reporter(house).pay_due()
     assert json.loads(house.remote.show(STATUS, "latest/a.json"))["run"] == run
     assert f"/a/{run}.md" in house.remote.show(STATUS, "README.md")
+
+
+async def test_a_latest_of_the_future_is_heeded_again_when_its_time_has_come(
+    house: House,
+) -> None:
+    await house.push(a=CRON, b=CRON)
+    await left_behind(house, json.dumps(WRITTEN | {"queued_at": "2026-11-22T11:00:00Z"}).encode())
+    pay = publisher(house)
+    for days, is_heeded in ((0, False), (1.5, True)):
+        house.clock.forward(days=days)
+        run = await finished(house, "b")
+        rows = await house.store.owed("summary", due=house.clock())
+        await pay([row for row in rows if row.key == run])
+        assert ("c0c0c0c0c0" in house.remote.show(STATUS, "README.md")) == is_heeded
+
+
+async def test_a_status_branch_that_was_deleted_begins_anew_and_links_what_it_has(
+    house: House,
+) -> None:
+    await house.push(a=CRON, b=CRON)
+    older = await finished(house, "b")
+    assert await reporter(house).pay_due()
+    assert f"/b/{older}.md" in house.remote.show(STATUS, "README.md")
+    git("update-ref", "-d", STATUS, cwd=house.remote.path)
+    newer = await finished(house, "a")
+    house.clock.forward(days=1)
+    assert await reporter(house).pay_due()
+    page = house.remote.show(STATUS, "README.md")
+    links = re.findall(r"\]\(([^)]*)\)", page)
+    assert [Path(link).stem for link in links] == [newer]
+    assert set(links) <= set(house.remote.files(STATUS))
+    (line,) = [line for line in page.splitlines() if line.startswith("| b |")]
+    assert "succeeded" in line  # it is still said, without a link
+
+
+# What is said of a payment that failed
+
+
+async def test_a_bug_in_paying_is_logged_once_and_paid_later(house: House) -> None:
+    await house.store.write(Owe("summary", "r", house.clock()))
+    tried = 0
+    paid = asyncio.Event()
+
+    async def pay(rows: Sequence[OwedRow]) -> None:
+        nonlocal tried
+        tried += 1
+        if tried == 1:
+            raise ZeroDivisionError
+        paid.set()
+
+    reader = Reporter(house.store, "summary", pay=pay, clock=house.clock, retry_s=0)
+    with capture_logs() as lines:
+        task = asyncio.create_task(reader.run_forever())
+        async with asyncio.timeout(20):
+            await paid.wait()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    assert [line["event"] for line in lines] == ["report_crashed"]
+
+
+@pytest.mark.parametrize(
+    ("way", "words"),
+    [
+        ("500", "its log says why"),
+        ("413", "takes no push of this size"),
+        ("closed", "the connection was closed"),
+        ("unpacked", "has its disk room?"),
+    ],
+)
+async def test_a_push_that_failed_over_there_says_what_fits(
+    house: House,
+    over_http: GitHttpServer,
+    monkeypatch: pytest.MonkeyPatch,
+    way: str,
+    words: str,
+) -> None:
+    await house.push(a=CRON)
+    await finished(house)
+    real = git_remotes._GitHttpHandler._plain
+
+    def answer(
+        self: git_remotes._GitHttpHandler, status: int, headers: Mapping[str, str], body: bytes
+    ) -> None:
+        if self.command == "POST" and "receive-pack" in self.path:
+            if way == "closed":
+                self.close_connection = True
+                raise ConnectionResetError
+            status, headers, body = int(way), {}, b"no\n"
+        real(self, status, headers, body)
+
+    if way == "unpacked":
+        git("config", "receive.maxInputSize", "10", cwd=house.remote.path)
+    else:
+        monkeypatch.setattr(git_remotes._GitHttpHandler, "_plain", answer)
+    assert not await reporter(house).pay_due()
+    (row,) = await house.store.owed("summary", due=house.clock() + timedelta(days=1))
+    assert words in row.last_error
+    assert "is the URL right" not in row.last_error
+    unknown = way in ("500", "closed")
+    assert ("whether the push was taken shows at the next try" in row.last_error) == unknown

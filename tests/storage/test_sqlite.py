@@ -11,13 +11,22 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from storage import migrations, sqlite_reads
-from storage.records import Append, EventRecord, Owe, PutSource, PutTrigger, RunRow, TriggerRow
+from storage.records import (
+    Append,
+    EventRecord,
+    Owe,
+    OwedRow,
+    PutSource,
+    PutTrigger,
+    RunRow,
+    TriggerRow,
+)
 from storage.sqlite import DATABASE, open_store
 from storage.store import Duplicate, StorageError, StoreUnusable
 
@@ -29,12 +38,27 @@ def append(run: str, after: int, data: str = "{}") -> Append:
     return Append(run, after, (EventRecord(run, after + 1, NOON, "Started", 1, data),), head)
 
 
+def head(
+    run: str, status: str, *, finished_at: datetime | None = None, repository: str = "ops"
+) -> Append:
+    """A run with one fact that stands so."""
+    row = RunRow(run, repository, "etl", "ETL", status, "", "push", "", "", NOON)
+    record = EventRecord(run, 1, NOON, "Queued", 1, "{}")
+    return Append(run, 0, (record,), row._replace(finished_at=finished_at))
+
+
 @pytest.fixture
 def own_migrations(tmp_path: Path) -> Path:
     """A copy of the package's migrations that a test may change."""
     folder = tmp_path / "migrations"
     shutil.copytree(Path(migrations.__file__).parent / "sqlite", folder / "sqlite")
     return folder
+
+
+def next_of(own_migrations: Path) -> Path:
+    """The file of a migration that would follow the package's own."""
+    number = len(migrations.load("sqlite")) + 1
+    return own_migrations / "sqlite" / f"{number:04}_more.sql"
 
 
 async def open_and_close(folder: Path, *, migrations_folder: Path | None = None) -> None:
@@ -168,7 +192,7 @@ async def test_a_migration_is_run_once_and_keeps_what_is_stored(
     store = open_store(tmp_path / "data", migrations_folder=own_migrations)
     await store.write(append("r1", 0))
     await store.close()
-    second = own_migrations / "sqlite" / "0002_more.sql"
+    second = next_of(own_migrations)
     second.write_text("CREATE TABLE more (x TEXT);\nINSERT INTO more VALUES ('a');\n")
     for _ in range(2):
         store = open_store(tmp_path / "data", migrations_folder=own_migrations)
@@ -179,9 +203,35 @@ async def test_a_migration_is_run_once_and_keeps_what_is_stored(
     connection.close()
 
 
+async def test_a_folder_of_the_first_schema_owes_the_clearing_up_after_its_failed_runs(
+    tmp_path: Path, own_migrations: Path
+) -> None:
+    shipped = sorted((own_migrations / "sqlite").glob("*.sql"))
+    for later in shipped[1:]:
+        later.rename(tmp_path / later.name)
+    store = open_store(tmp_path / "data", migrations_folder=own_migrations)
+    owed_already = NOON + timedelta(days=1)
+    await store.write(
+        head("failed", "failed", finished_at=NOON),
+        head("good", "succeeded", finished_at=NOON),
+        head("running", "running"),
+        head("local", "failed", finished_at=NOON, repository=""),
+        head("owed", "failed", finished_at=NOON),
+        Owe("cleanup", "owed", owed_already),
+    )
+    await store.close()
+    store = open_store(tmp_path / "data")
+    rows = await store.owed("cleanup", due=NOON + timedelta(days=30))
+    await store.close()
+    assert rows == [
+        OwedRow("cleanup", "owed", 1, owed_already, 0, ""),
+        OwedRow("cleanup", "failed", 1, NOON + timedelta(days=7), 0, ""),
+    ]
+
+
 async def test_a_migration_that_fails_changes_nothing(tmp_path: Path, own_migrations: Path) -> None:
     await open_and_close(tmp_path / "data", migrations_folder=own_migrations)
-    second = own_migrations / "sqlite" / "0002_more.sql"
+    second = next_of(own_migrations)
     second.write_text("CREATE TABLE more (x TEXT);\nCREATE TABLE runs (x TEXT);\n")
     with pytest.raises(StoreUnusable, match="table runs already exists"):
         open_store(tmp_path / "data", migrations_folder=own_migrations)
@@ -194,9 +244,11 @@ async def test_a_migration_that_fails_changes_nothing(tmp_path: Path, own_migrat
 
 
 async def test_a_newer_schema_asks_for_an_upgrade(tmp_path: Path, own_migrations: Path) -> None:
-    (own_migrations / "sqlite" / "0002_more.sql").write_text("CREATE TABLE more (x TEXT);\n")
+    next_of(own_migrations).write_text("CREATE TABLE more (x TEXT);\n")
     await open_and_close(tmp_path / "data", migrations_folder=own_migrations)
-    with pytest.raises(StoreUnusable, match=r"schema 2, .* up to 1: .* upgrade"):
+    newest = len(migrations.load("sqlite"))
+    words = rf"schema {newest + 1}, .* up to {newest}: .* upgrade"
+    with pytest.raises(StoreUnusable, match=words):
         open_store(tmp_path / "data")
     await open_and_close(tmp_path / "data", migrations_folder=own_migrations)
 
@@ -212,8 +264,8 @@ async def test_a_migration_whose_text_changed_is_refused(
 
 
 def test_a_gap_in_the_migrations_numbers_is_a_mistake(own_migrations: Path) -> None:
-    (own_migrations / "sqlite" / "0003_later.sql").touch()
-    with pytest.raises(ValueError, match=r"0003_later.sql.*0002"):
+    (own_migrations / "sqlite" / "9999_later.sql").touch()
+    with pytest.raises(ValueError, match=rf"9999_later.sql.*{next_of(own_migrations).name[:4]}"):
         migrations.load("sqlite", folder=own_migrations)
 
 

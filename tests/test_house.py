@@ -120,6 +120,16 @@ def test_a_python_without_venv_is_passed_over_where_another_has_it(checkout: Pat
     assert "with python3 and pip" in set_up(checkout).stderr
 
 
+def test_nothing_is_installed_through_a_link(checkout: Path) -> None:
+    for program in ("git", "readlink"):
+        _link(checkout, program)
+    _python(checkout, "python3", version="3.11", venv=True)
+    (checkout / "theirs").mkdir()
+    (checkout / ".venv").symlink_to("theirs")
+    assert ".venv is a link to theirs" in refusal(checkout)
+    assert list((checkout / "theirs").iterdir()) == []
+
+
 def test_the_lock_belongs_to_the_project_and_names_only_the_public_index() -> None:
     lock, project = read_toml("uv.lock"), read_toml("pyproject.toml")["project"]
     (own,) = (package for package in lock["package"] if package["name"] == "dagmill")

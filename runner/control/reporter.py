@@ -18,6 +18,7 @@ from storage.records import OwedRow, Pay, Postpone
 from storage.store import StorageError, Store
 
 BURST = 3  # payments that need not wait for the gap after a calm time
+_MOST_DOUBLINGS = 32  # of the wait: after a week of failures a float would not hold it
 
 _log = structlog.get_logger(__name__)
 
@@ -118,7 +119,8 @@ class Reporter:
 
     async def _postpone(self, rows: Sequence[OwedRow], error: str) -> float:
         """Put off for how many seconds."""
-        wait_s = min(self._retry_s * 2 ** min(row.tries for row in rows), self._longest_retry_s)
+        doublings = min(_MOST_DOUBLINGS, *(row.tries for row in rows))
+        wait_s = min(self._retry_s * 2.0**doublings, self._longest_retry_s)
         later = self._clock() + timedelta(seconds=wait_s)
         await self._store.write(
             *(Postpone(row.kind, row.key, row.version, later, error) for row in rows)

@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import re
+import sqlite3
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import timedelta
@@ -487,6 +488,21 @@ async def test_a_bug_in_paying_is_logged_once_and_paid_later(house: House) -> No
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
     assert [line["event"] for line in lines] == ["report_crashed"]
+
+
+async def test_the_wait_has_its_limit_after_any_number_of_failures(
+    house: House, tmp_path: Path
+) -> None:
+    async def pay(rows: Sequence[OwedRow]) -> None:
+        raise NotPaid("still down")
+
+    await house.store.write(Owe("summary", "r", house.clock()))
+    with contextlib.closing(sqlite3.connect(tmp_path / "data/dagmill.sqlite")) as database:
+        database.execute("UPDATE owed SET tries = 5000")
+        database.commit()
+    reader = Reporter(house.store, "summary", pay=pay, clock=house.clock, retry_s=5.0)
+    assert not await reader.pay_due()
+    assert await house.store.owed_next("summary") == house.clock() + timedelta(seconds=600)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,9 @@ stream ends at once when the service stops or the reader goes away.
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
+import stat
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,11 +145,20 @@ class _Log:
     def _read(self, path: Path) -> bytes:
         if self._file is None:
             try:
-                self._file = path.open("rb")
-            except FileNotFoundError:
-                return b""  # not created yet, or cleaned away
+                self._file = _opened(path)
+            except OSError:
+                return b""  # not created yet, cleaned away, or no file
             self._file.seek(self._offset)
         return self._file.read(CHUNK_BYTES)
+
+
+def _opened(path: Path) -> BinaryIO:
+    """Open a log. Raises OSError where a step put a pipe or a link in its place."""
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(errno.EINVAL, "no regular file", str(path))
+    return os.fdopen(handle, "rb")
 
 
 async def _woken(changed: asyncio.Event, closing: asyncio.Event) -> bool:

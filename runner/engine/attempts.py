@@ -119,7 +119,7 @@ class Attempts:
             "ref": self._fixed["GIT_REF"],
             "repository": self._fixed["GIT_REPOSITORY"],
         }
-        (self._folder / "event.json").write_text(json.dumps(event))
+        workspace.write(self._folder / "event.json", json.dumps(event))
         (self._folder / "log").touch()
 
     def _first_mask(self) -> Mask:
@@ -354,8 +354,9 @@ class Attempts:
         for at in self.state.steps:
             for note in at.outputs:
                 path = Path(self._values[_OUT + at.step.name, note.name + "_FILE"])
-                if not path.exists() or path.stat().st_size != note.size_bytes:
-                    path.write_text(self._values[_OUT + at.step.name, note.name])
+                if not path.is_file() or path.stat().st_size != note.size_bytes:
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    workspace.write(path, self._values[_OUT + at.step.name, note.name])
 
     def _texts(
         self, at: StepState, refs: dict[str, dict[str, str]], more: dict[str, str]
@@ -385,7 +386,7 @@ class Attempts:
         if task.script is not None:
             (task.folder / "script").write_text(task.script)
         if (document := self._handed.get(task.launch)) is not None:
-            (self._folder / "summary.json").write_text(document)
+            workspace.write(self._folder / "summary.json", document)
 
     def forget(self, task: Task) -> None:
         """Delete what a launch that never began has of files."""
@@ -436,7 +437,7 @@ class Attempts:
         kept = []
         for name, value in outputs:
             path = task.folder / f"output-{name}"
-            path.write_text(value)
+            workspace.write(path, value)
             for key, text in ((name, value), (name + "_FILE", str(path))):
                 self._values[_OUT + task.step, key] = text
                 kept.append((_OUT + task.step, key, text))

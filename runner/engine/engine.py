@@ -12,19 +12,22 @@ from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
-from runner.engine import workspace
+from runner.engine import journal, workspace
+from runner.engine.events import Launched
 from runner.engine.history import History, HistoryError
 from runner.engine.journal import UnreadableRecord, given_up_writes
 from runner.engine.parts import Checkout, Observer, Parts, Slots
 from runner.engine.state import RunStatus
 from runner.engine.supervisor import Supervisor
 from runner.executors import registry
+from runner.executors.base import Earlier
 from storage.mask import Mask
 from storage.records import RunRow, Write
 from storage.store import Conflict, StorageError, Store
 
 FIRST_WAIT_S = 1.0  # before a run whose supervisor failed is taken up again; doubled each time
 LONGEST_WAIT_S = 300.0
+GIVEN_UP_GRACE_S = 10.0
 LONGEST_STORE_WAIT_S = 10.0  # the disk may have room again soon
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -72,6 +75,7 @@ class Engine:
             observe=observe,
         )
         self._supervisors: dict[str, Supervisor] = {}
+        self._masks: dict[str, Mask] = {}  # of runs that are to be taken up again
         self._waiting: list[str] = []
         self._group: asyncio.TaskGroup | None = None
         self._closed = False
@@ -116,6 +120,7 @@ class Engine:
                 row = await self.complete(run)
             except (HistoryError, UnreadableRecord) as error:
                 if await self._give_up(run, error):
+                    self._masks.pop(run, None)
                     return
                 await asyncio.sleep(wait_s)
             except StorageError as error:
@@ -128,6 +133,7 @@ class Engine:
                 await asyncio.sleep(wait_s)
                 wait_s = min(2 * wait_s, LONGEST_WAIT_S)
             else:
+                self._masks.pop(run, None)
                 facts = {"status": row.status, "reason": row.reason}
                 log.info("run_finished", run=run, workflow=row.workflow, **facts)
                 return
@@ -143,6 +149,7 @@ class Engine:
         if isinstance(error, UnreadableRecord):
             return True
         try:
+            await self._end_launches(run)
             row = await self._parts.store.run(run)
             if row is not None and row.finished_at is None:
                 at = self._parts.clock()
@@ -153,6 +160,17 @@ class Engine:
         except StorageError:
             return False
         return True
+
+    async def _end_launches(self, run: str) -> None:
+        """End what runs of a run whose definition, and so its steps, cannot be read any more."""
+        executor = self._parts.executors["command"]
+        folder = workspace.run_folder(self._runs, run)
+        for record in await self._parts.store.events(run):
+            event = journal.event(record)
+            if isinstance(event, Launched) and event.boot_id == self._parts.boot_id:
+                for launch in folder.glob(f"*/{event.attempt}.{event.launch}"):
+                    executor.recall(Earlier(run, launch, same_boot=True))
+        await executor.end_left_behind(run, grace_s=GIVEN_UP_GRACE_S)
 
     async def complete(self, run: str) -> RunRow:
         """Supervise a run to its end in the caller's own task and return its final head."""
@@ -168,6 +186,7 @@ class Engine:
             row = await supervisor.supervise()
         finally:
             del self._supervisors[run]
+            self._masks[run] = supervisor.mask  # its logs may be read before it is taken up again
             if not self._supervisors:
                 self._idle.set()
         return row
@@ -183,7 +202,9 @@ class Engine:
     def mask_of(self, run: str) -> Mask:
         """What hides the secrets in a run's growing logs; those of ended steps are scrubbed."""
         supervisor = self._supervisors.get(run)
-        return self._parts.mask if supervisor is None else supervisor.mask
+        if supervisor is not None:
+            return supervisor.mask
+        return self._masks.get(run, self._parts.mask)
 
     def close(self) -> None:
         """Take no further run up, and launch no further step of those that are here."""

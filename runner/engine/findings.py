@@ -10,7 +10,9 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
+from runner.engine import workspace
 from runner.engine.events import LogDigest
 from runner.executors.base import Task
 from runner.language import conditions
@@ -20,6 +22,7 @@ from storage import logs
 from storage.mask import Mask, is_secret_name
 
 QUICK_BYTES = 256 * 1024
+_TAKEN = "taken"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,24 +46,61 @@ def reads_quickly(task: Task) -> bool:
 def read(task: Task, step: Step, *, limit_bytes: int, mask: Mask) -> Finding:
     """An ended attempt's log, scrubbed, and its outputs, each at most `limit_bytes`."""
     out, err = task.folder / "out", task.folder / "err"
-    outputs: list[tuple[str, str]] = []
-    error = ""
     try:
-        if step.output is not None:
-            outputs, error = _output(step.output, out, limit_bytes=limit_bytes)
-        listed, problem = _listed_outputs(task.folder / "outputs", limit=limit_bytes)
-        outputs += listed
-        matched = any(
-            conditions.contains(p, text)
-            for p in step.continue_on.output
-            for text in (_text(out), _text(err))
-        )
-        mask = mask.plus([v for k, v in outputs if is_secret_name(k)])
+        taken = _kept(task) if _takes(step) else None
+        if taken is None:
+            taken = _taken(task, step, limit_bytes=limit_bytes)
+        mask = mask.plus([v for k, v in taken.outputs if is_secret_name(k)])
+        if mask and _takes(step):
+            # whoever has to read it again finds the log scrubbed
+            workspace.write(task.folder / _TAKEN, json.dumps(taken))
         digest = _digest(out, err if task.separate_streams else None, mask)
     except OSError as failure:
         empty = LogDigest(0, 0, hashlib.sha256().hexdigest(), "")
         return Finding(empty, error=f"the log could not be read: {failure}")
-    return Finding(digest, tuple(outputs), error or problem, matched)
+    return Finding(digest, taken.outputs, taken.error, taken.matched)
+
+
+class _Taken(NamedTuple):
+    """What is taken from a log before it is scrubbed."""
+
+    outputs: tuple[tuple[str, str], ...]
+    error: str
+    matched: bool
+
+
+def _takes(step: Step) -> bool:
+    """Whether something is taken from the log itself."""
+    return step.output is not None or bool(step.continue_on.output)
+
+
+def _taken(task: Task, step: Step, *, limit_bytes: int) -> _Taken:
+    outputs: list[tuple[str, str]] = []
+    error = ""
+    if step.output is not None:
+        outputs, error = _output(step.output, task.folder / "out", limit_bytes=limit_bytes)
+    listed, problem = _listed_outputs(task.folder / "outputs", limit=limit_bytes)
+    matched = any(
+        conditions.contains(p, text)
+        for p in step.continue_on.output
+        for text in (_text(task.folder / "out"), _text(task.folder / "err"))
+    )
+    return _Taken((*outputs, *listed), error or problem, matched)
+
+
+def _kept(task: Task) -> _Taken | None:
+    """What was taken by an earlier reading, which may have scrubbed the log."""
+    file = task.folder / _TAKEN
+    try:
+        text = logs.read_range(file, offset=0, limit=file.lstat().st_size)
+    except FileNotFoundError:
+        return None
+    try:
+        outputs, error, matched = json.loads(text)
+        pairs = tuple((str(name), str(value)) for name, value in outputs)
+        return _Taken(pairs, str(error), bool(matched))
+    except (ValueError, TypeError):
+        return None  # no file of ours
 
 
 def _output(name: str, out: Path, *, limit_bytes: int) -> tuple[list[tuple[str, str]], str]:
@@ -84,11 +124,7 @@ def _digest(out: Path, err: Path | None, mask: Mask) -> LogDigest:
 
 def _text(path: Path) -> str:
     """At most the first MiB of a stream."""
-    try:
-        with path.open("rb") as file:
-            return file.read(1024 * 1024).decode(errors="replace")
-    except FileNotFoundError:
-        return ""
+    return logs.read_range(path, offset=0, limit=1024 * 1024).decode(errors="replace")
 
 
 def _members(text: str) -> list[tuple[str, str]]:

@@ -145,8 +145,8 @@ class Supervisor:
         attempts.recall(self._earlier, boot_id=self._parts.boot_id)
         begun = [state.steps[i] for i in state.running]
         running = [step for step in begun if step.status is StepStatus.RUNNING]
-        if all(step.boot_id != self._parts.boot_id for step in running):
-            attempts.mend_files()
+        if all(launched.boot_id != self._parts.boot_id for launched in self._earlier):
+            await self._mend_files()
         found = await asyncio.gather(*(self._resume(step) for step in running))
         if found:
             import structlog  # here: it loads rich, which a run seldom needs
@@ -163,6 +163,17 @@ class Supervisor:
                 self._hold()
                 self._begin_preparation(step.step.name)
 
+    async def _mend_files(self) -> None:
+        while True:
+            try:
+                self._attempts.mend_files()
+            except OSError as error:
+                if is_passing(error):
+                    await self._wait_for_disk("files_not_mended", error)
+                    continue
+                self._say("files_not_mended", error)  # who needs them will say so again
+            return
+
     async def _resume(self, step: StepState) -> str:
         """What became of a step that ran: `running`, `ended`, `void` or `lost`."""
         task = self._attempts.earlier_task(step)
@@ -174,15 +185,15 @@ class Supervisor:
             killed=step.stop_signal_sent == SIGKILL,
         )
         executor = self._parts.executor
-        while True:
+        found: Execution | Outcome | Void | None = None
+        while found is None:
             try:
                 found = await executor.resume(earlier, lambda o: self._ended(task, o))
             except OSError as error:
-                if not is_passing(error):
-                    raise
-                await self._wait_for_disk("step_not_taken_up", error, step=task.step)
-            else:
-                break
+                if is_passing(error):
+                    await self._wait_for_disk("step_not_taken_up", error, step=task.step)
+                else:
+                    found = Outcome(self._parts.clock(), error=f"lost: {error}", lost=True)
         if isinstance(found, Void):
             self._release()
             now = self._parts.clock()

@@ -30,6 +30,17 @@ def workspace_folder(workspaces: Path, run: str) -> Path:
     return workspaces / run
 
 
+def write(path: Path, text: str) -> None:
+    """Write a file that a step may read, whole. What a step has put in its place, say a pipe or a
+    link, is replaced and not written to. Raises OSError."""
+    beside = path.with_name(f"{path.name}.new")
+    beside.unlink(missing_ok=True)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    with os.fdopen(os.open(beside, flags, 0o644), "w", encoding="utf-8") as file:
+        file.write(text)
+    beside.replace(path)
+
+
 def remove(folder: Path) -> None:
     """Delete a workspace, if it is there. Raises OSError, say for what belongs to another user."""
     with suppress(FileNotFoundError):

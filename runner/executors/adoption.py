@@ -26,10 +26,12 @@ _LOOK_S = 0.02
 _VOID = "void"
 _LARGEST_SIGNAL = 64
 _MOST_BYTES = 4096
+_BEYOND_PIDS = 2**22  # what Linux allows
 
 REBOOTED = "lost: the machine was restarted under it"
-DISAPPEARED = "lost: its process disappeared while the service was not there"
+DISAPPEARED = "lost: its process disappeared and left no exit code"
 UNKNOWN_BEGIN = "lost: it is not known whether it began, its first file is not whole"
+UNFENCED = "lost: its first file was gone while it ran"
 
 
 class Begin(NamedTuple):
@@ -44,11 +46,12 @@ def read_begin(folder: Path) -> Begin | None:
     file = folder / "begin"
     try:
         if file.is_symlink():
-            return Begin(0, "")
+            return Begin(0, "") if str(file.readlink()) == _VOID else None
         text = _read(file)
         line, end, _ = text.partition("\n")
         fields = line.rpartition(")")[2].split()
-        return Begin(int(line.split()[1]), fields[19]) if end else None
+        pid = int(line.split()[1])
+        return Begin(pid, fields[19]) if end and 0 < pid < _BEYOND_PIDS else None
     except (OSError, ValueError, IndexError):
         return None
 
@@ -70,13 +73,14 @@ async def resume(
     if not earlier.same_boot:
         found = _read_exit(earlier.folder, now=clock())
         return found or Outcome(clock(), error=REBOOTED, lost=True)
-    if _make_void(earlier.folder):
-        return Void()
-    begin = await _whole_begin(earlier.folder)
+    begin = Begin(0, "") if _make_void(earlier.folder) else await _whole_begin(earlier.folder)
     if begin is None:
+        await _nobody_left(earlier.folder)
         return Outcome(clock(), error=UNKNOWN_BEGIN, lost=True)
     if begin.pid == 0:
-        return Void()
+        if await _nobody_left(earlier.folder):
+            return Void()
+        return Outcome(clock(), error=UNFENCED, lost=True)
     if (pidfd := _pidfd_of(begin)) is not None:
         return _Adopted(pidfd, begin.pid, earlier, done, clock=clock, ended=ended)
     ended(begin.pid)
@@ -85,12 +89,24 @@ async def resume(
 
 def _make_void(folder: Path) -> bool:
     """Write `begin` in the wrapper's place; False if it is there already."""
-    folder.mkdir(parents=True, exist_ok=True)
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         # A link to nowhere: there is no half of it, and it needs no room for what it says.
         (folder / "begin").symlink_to(_VOID)
     except FileExistsError:
         return False
+    return True
+
+
+async def _nobody_left(folder: Path) -> bool:
+    """Whether nobody runs whom the launch started, as a step may have taken its `begin` away. A
+    wrapper on its way has the time to find that it may not begin; who stays longer is ended."""
+    ends = asyncio.get_running_loop().time() + BEGIN_WRITTEN_S
+    while await asyncio.to_thread(remains.marked, folder):
+        if asyncio.get_running_loop().time() > ends:
+            await asyncio.to_thread(remains.kill_marked, folder)
+            return False
+        await asyncio.sleep(_LOOK_S)
     return True
 
 

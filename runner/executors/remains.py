@@ -102,6 +102,30 @@ def kill(group: int, *, of: Path) -> None:
             os.killpg(group, signal.SIGKILL)
 
 
+def marked(folder: Path) -> list[int]:
+    """The processes that the launch of this folder started, by their environment. Reads all of
+    /proc."""
+    entries = (entry.name for entry in Path("/proc").iterdir())
+    own = os.getpid()
+    return [
+        pid
+        for name in entries
+        if name.isdigit() and (pid := int(name)) != own and belong_to({pid: ""}, folder)
+    ]
+
+
+def kill_marked(folder: Path) -> None:
+    """End at once all whom the launch of this folder started."""
+    for pid in marked(folder):
+        with suppress(OSError):
+            pidfd = os.pidfd_open(pid)
+            try:
+                if belong_to({pid: ""}, folder):
+                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            finally:
+                os.close(pidfd)
+
+
 def belong_to(members: dict[int, str], folder: Path) -> bool:
     """Whether one of the processes was started by the launch of this folder: its environment
     names the log there. One that cleared its environment is not recognised."""

@@ -6,16 +6,19 @@ import asyncio
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
+from unittest.mock import Mock
 
 import pytest
 from real_run import RUN, Bench, Done
 
 from runner.engine import engine
+from runner.engine.attempts import Attempts
 from runner.engine.events import (
     Ended,
     Launched,
@@ -26,6 +29,8 @@ from runner.engine.events import (
 )
 from runner.executors import adoption, remains
 from runner.executors.command import wrapped
+from storage.records import EventRecord
+from storage.store import StorageError
 
 Kind = TypeVar("Kind")
 
@@ -584,3 +589,193 @@ async def test_steps_ended_with_the_service_are_lost_and_their_run_goes_on_later
 def test_a_group_without_a_trace_of_the_launch_is_not_signalled(tmp_path: Path) -> None:
     with stranger() as other:
         remains.kill(other.pid, of=tmp_path)
+
+
+# What a scrubbed log, a lost file or a step's mischief must not spoil
+
+
+@pytest.mark.parametrize("step", ["a", "t"])
+async def test_an_output_is_what_was_printed_though_its_log_was_scrubbed_before(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    await bench.queue(
+        """
+        params: [{DB_PASSWORD: hunter2hunter2}]
+        steps:
+          - {name: a, command: 'echo "db://u:$DB_PASSWORD@h"', output: URL}
+          - {name: t, command: 'echo s3cr3t-t0ken', output: API_TOKEN, depends: a}
+          - {name: b, command: 'printf "%s %s" "$URL" "$API_TOKEN" >got', depends: t}
+        """
+    )
+    append = bench.store.append
+    refused = asyncio.Event()
+
+    async def refusing(run: str, *, records: Sequence[EventRecord], **more: Any) -> None:
+        if any(r.type == "Ended" and f'"step":"{step}"' in r.data for r in records):
+            refused.set()
+            raise StorageError("the disk is full")
+        await append(run, records=records, **more)
+
+    monkeypatch.setattr(bench.store, "append", refusing)
+    bench.begin()
+    async with asyncio.timeout(20):
+        await refused.wait()
+    await bench.restart()
+    done = await bench.complete()
+    assert done.status == "succeeded"
+    assert (bench.workspace / "got").read_text() == "db://u:hunter2hunter2@h s3cr3t-t0ken"
+    assert done.tail("a") == "db://u:***@h"
+    assert done.tail("t") == "***"
+    await bench.close()
+
+
+@pytest.mark.parametrize("damage", ["folder", "artifacts"])
+async def test_files_that_are_gone_after_a_power_cut_are_made_again_or_done_without(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, damage: str
+) -> None:
+    await bench.queue(
+        """
+        steps:
+          - {name: a, command: 'echo value', output: OUT}
+          - name: b
+            command: test -e good && cat "$OUT_FILE"
+            depends: a
+            retryPolicy: {limit: 1, intervalSec: 1}
+        """
+    )
+    bench.begin()
+    await bench.until(lambda e: isinstance(e, Ended) and e.step == "b")
+    await bench.leave()
+    if damage == "folder":
+        shutil.rmtree(folder_of(bench))
+    else:
+        (artifacts,) = (bench.folder / "runs").rglob("artifacts")
+        artifacts.rmdir()
+        artifacts.touch()
+    (bench.workspace / "good").touch()
+    another_boot(monkeypatch, tmp_path)
+    bench.open()
+    done = await bench.complete()
+    assert (done.status, done.tail("b")) == ("succeeded", "value")
+    await bench.close()
+
+
+async def test_a_launch_folder_that_became_a_file_means_lost(bench: Bench) -> None:
+    await begun(bench, "steps: [{name: a, command: 'touch begun; sleep 100'}]")
+    await bench.leave()
+    os.killpg(wrapper_of(bench), signal.SIGKILL)
+    folder = folder_of(bench)
+    shutil.rmtree(folder)
+    folder.touch()
+    bench.open()
+    done = await bench.complete()
+    assert done.status == "failed"
+    assert done.step("a")["lost"] is True
+    await bench.close()
+
+
+@pytest.mark.parametrize("pid", ["-1", "0", "1", str(10**20)])
+async def test_a_pid_that_cannot_be_is_no_whole_begin(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, pid: str
+) -> None:
+    monkeypatch.setattr(adoption, "BEGIN_WRITTEN_S", 0.1)
+    folder = await launched_only(bench, "steps: [{name: a, command: 'true'}]", monkeypatch)
+    (folder / "begin").write_text(f"boot {pid} (sh) {'S ' * 30}\n")
+    done = await bench.complete()
+    assert done.step("a")["lost"] is True
+    await bench.close()
+
+
+@pytest.mark.parametrize("trick", ["rm $F/begin", "rm -r $F", "rm $F/begin; ln -s x $F/begin"])
+async def test_a_step_that_takes_its_begin_away_is_ended_and_not_run_beside_itself(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, trick: str
+) -> None:
+    monkeypatch.setattr(adoption, "BEGIN_WRITTEN_S", 0.2)
+    await begun(
+        bench,
+        f"""
+        steps:
+          - name: a
+            command: |
+              F=$(dirname $DAG_RUN_STEP_STDOUT_FILE)
+              echo $$ >>effects; {trick}
+              touch begun; sleep 100
+        """,
+    )
+    await bench.restart()
+    done = await bench.complete()
+    assert done.step("a")["lost"] is True
+    (pid,) = (bench.workspace / "effects").read_text().split()
+    await gone(int(pid))
+    await bench.close()
+
+
+async def test_pipes_in_the_place_of_our_files_hold_nobody_up(bench: Bench) -> None:
+    await bench.queue(
+        """
+        type: chain
+        steps:
+          - name: a
+            command: |
+              F=$(dirname $DAG_RUN_OUTPUT_FILE); mkfifo $F/output-OUT
+              mkfifo $(dirname $DAG_RUN_LOG_FILE)/summary.json
+              echo value
+            output: OUT
+          - name: b
+            command: rm $DAG_RUN_STEP_STDOUT_FILE; mkfifo $DAG_RUN_STEP_STDOUT_FILE; exit 3
+            continueOn: {output: nothing, exitCode: 3}
+        handlerOn: {exit: {command: 'cat "$OUT_FILE" "$DAG_RUN_SUMMARY_FILE"'}}
+        """
+    )
+    done = await bench.complete()
+    assert done.status == "partially_succeeded"
+    assert "value" in done.tail("handlerOn.exit")
+    await bench.close()
+
+
+async def test_secrets_stay_hidden_while_a_run_waits_to_be_taken_up_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await begun(
+        bench,
+        """
+        params: [{DB_PASSWORD: hunter2hunter2}]
+        steps: [{name: a, command: 'touch begun; while [ ! -e go ]; do sleep 0.05; done'}]
+        """,
+    )
+    await bench.restart()
+    monkeypatch.setattr(Attempts, "recall", Mock(side_effect=[RuntimeError("a bug"), None]))
+    life = asyncio.create_task(bench.engine.run_forever())
+    bench.engine.supervise(RUN)
+    await so(lambda: bench.engine.mask_of(RUN).text("hunter2hunter2") == "***")
+    assert bench.engine.supervised == frozenset()
+    (bench.workspace / "go").touch()
+    await bench.until(lambda e: isinstance(e, Settled))
+    life.cancel()
+    await asyncio.gather(life, return_exceptions=True)
+    assert (await bench.done(RUN)).state.steps[0].exit_code == 0
+    await bench.close()
+
+
+async def test_a_run_that_is_given_up_leaves_no_process(bench: Bench, tmp_path: Path) -> None:
+    await begun(bench, "steps: [{name: a, command: 'echo $$ >begun; sleep 100'}]")
+    await bench.leave()
+    with sqlite3.connect(tmp_path / "data/dagmill.sqlite") as database:
+        database.execute("UPDATE sources SET text = 'stepz: []'")
+    database.close()
+    bench.open()
+    life = asyncio.create_task(bench.engine.run_forever())
+    bench.engine.supervise(RUN)
+    await gone(int((bench.workspace / "begun").read_text()))
+    news = asyncio.Event()
+    bench.store.listen(f"run:{RUN}", news.set)
+    row = await bench.store.run(RUN)
+    if row is None or row.status != "failed":
+        await news.wait()
+    life.cancel()
+    await asyncio.gather(life, return_exceptions=True)
+    row = await bench.store.run(RUN)
+    assert row is not None
+    assert row.status == "failed"
+    assert "can no longer be read" in row.reason
+    await bench.close()

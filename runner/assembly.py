@@ -52,6 +52,9 @@ from webhook.app import Doors, create_app
 CONNECT_TIMEOUT_S = 15
 IO_TIMEOUT_S = 60
 INSIST_S = 10  # for so long a second Ctrl-C can end what runs, which is else left alone
+TAKE_UP_S = 5
+TAKE_UP_LOOK_S = 0.05
+MOST_RUNS = 1000  # that are counted at a stop
 LONGEST_SUMMARY_DELAY_S = 600
 CLEAN_QUIET_S = 0.5  # final runs are cleared up after together
 CLEAN_GAP_S = 5
@@ -76,6 +79,18 @@ class Started:
     token_file: Path
 
 
+@dataclass(frozen=True, slots=True)
+class Leaving:
+    """What is under way at a stop: `runs` that are not over, be they only prepared, waiting for a
+    retry or clearing up, and `steps` whose processes are alive. After `wait_s` the steps are ended
+    (`ends`) or left alone; until then another Ctrl-C ends the runs."""
+
+    runs: int
+    steps: int
+    wait_s: float
+    ends: bool
+
+
 class Announcer(Protocol):
     """Tells the person at the terminal. Called in the loop, must not block."""
 
@@ -86,9 +101,8 @@ class Announcer(Protocol):
     def hindered(self, problem: str) -> None:
         """The repository could not be fetched, or what it holds does not take effect."""
 
-    def stopping(self, running: int, *, wait_s: float, ends: bool) -> None:
-        """`running` steps are alive. After `wait_s` they are ended (`ends`) or left alone; until
-        then another Ctrl-C ends them."""
+    def stopping(self, leaving: Leaving) -> None:
+        """It was asked to stop, and starts nothing more."""
 
 
 def now() -> datetime:
@@ -116,9 +130,9 @@ async def serve(
             service = _assemble(
                 settings, store, environ=environ, listener=listener, announcer=announcer
             )
-            with stop_signals() as stop:
-                if await _begun(service, stop):
-                    await service.serve(listener, stop)
+            stop = stop_signals()
+            if await _begun(service, stop):
+                await service.serve(listener, stop)
             return stop.code
         finally:
             await store.close()
@@ -344,6 +358,7 @@ class _Service:
             web = group.create_task(server.serve([listener]))
             engine = group.create_task(self._engine.run_forever())
             loops = [group.create_task(loop) for loop in self._loops()]
+            await asyncio.sleep(0)  # the engine takes up what waits for it before a stop closes it
             self._announcer.listening(self._started())
             await stop.asked.wait()
             # Nothing starts from here on; what runs goes on.
@@ -369,27 +384,56 @@ class _Service:
             yield local.watch(self._refs, nudge=self._reconciler.nudge)
 
     async def _leave(self, stop: Stop) -> None:
-        """Publish what is owed; then leave what runs to the next start, or end it where that was
-        asked for, or where it cannot outlive this process."""
+        """Leave what runs to the next start, or end it where that was asked for, or where it cannot
+        outlive this process; publish what is owed. A second Ctrl-C cuts all waits short."""
         in_container = os.getpid() == 1
-        running = self._engine.running_steps
-        if in_container:
-            self._announcer.stopping(running, wait_s=self._settings.drain_s, ends=True)
-        else:
-            wait_s = INSIST_S if stop.by_a_person else 0
-            self._announcer.stopping(running, wait_s=wait_s, ends=False)
-        if in_container:
-            if not await self._engine.until_idle(self._settings.drain_s):
-                await self._engine.end_steps(timeout_s=self._settings.drain_s)
-        elif stop.by_a_person and running:
-            await self._first(stop.insisted.wait(), self._engine.until_idle(INSIST_S))
+        wait_s = self._settings.drain_s if in_container else INSIST_S if stop.by_a_person else 0
+        under_way = await self._under_way()
+        self._announcer.stopping(
+            Leaving(len(under_way), self._engine.running_steps, wait_s, ends=in_container)
+        )
+        await self._first(stop.insisted.wait(), self._wind_down(stop, ends=in_container))
         if stop.insisted.is_set():
-            await self._engine.end_runs("the service stops", timeout_s=self._settings.drain_s)
-        await self._first(stop.insisted.wait(), self._flush())
-        if stop.insisted.is_set():
+            await self._taken_up()
             await self._engine.end_runs("the service stops", timeout_s=self._settings.drain_s)
         if self._engine.running_steps:
             _log.warning("steps_left_running", steps=self._engine.running_steps)
+
+    async def _wind_down(self, stop: Stop, *, ends: bool) -> None:
+        """The waits of a stop, as long as nobody insists."""
+        waits = []
+        if ends:
+            waits.append(self._drain_steps())
+        if stop.by_a_person:
+            waits.append(self._hear_the_person())
+        await asyncio.gather(*waits)
+        await self._flush()
+
+    async def _drain_steps(self) -> None:
+        if not await self._engine.until_idle(self._settings.drain_s):
+            await self._engine.end_steps(timeout_s=self._settings.drain_s)
+
+    async def _hear_the_person(self) -> None:
+        """As long as there is a run that a second Ctrl-C could end."""
+        await self._taken_up()
+        await self._engine.drain(INSIST_S)
+
+    async def _under_way(self) -> frozenset[str]:
+        """Runs that were admitted and are not over, whether their supervisors are there yet or
+        not."""
+        with contextlib.suppress(StorageError):
+            rows = await self._store.runs(statuses=[RunStatus.RUNNING], limit=MOST_RUNS)
+            return self._engine.supervised | {row.run for row in rows}
+        return self._engine.supervised
+
+    async def _taken_up(self) -> None:
+        """Wait until the runs of an earlier process can be stopped. One that cannot be read never
+        can, so not for long."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(TAKE_UP_S):
+                # the engine has no event for it
+                while await self._under_way() - self._engine.supervised:  # noqa: ASYNC110
+                    await asyncio.sleep(TAKE_UP_LOOK_S)
 
     async def _flush(self) -> None:
         with contextlib.suppress(TimeoutError):

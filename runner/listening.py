@@ -138,14 +138,22 @@ class Stop:
         self.asked.set()
 
 
-@contextlib.contextmanager
-def stop_signals() -> Iterator[Stop]:
+def stop_signals() -> Stop:
+    """What TERM and Ctrl-C say from now on. They are listened to until the process ends: one that
+    came while the store is closed would else kill it."""
     stop = Stop()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.on, number)
-    try:
-        yield stop
-    finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.remove_signal_handler(number)
+    return stop
+
+
+def leave_on_signals() -> None:
+    """Before anything has begun TERM and Ctrl-C end the process at once, without a traceback, and
+    also where it is process 1, which has no default for them. `stop_signals` takes over."""
+
+    def leave(number: int, _frame: object) -> None:
+        os._exit(130 if number == signal.SIGINT else 0)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, leave)

@@ -5,6 +5,7 @@ Each test waits for a fact in the service's log or for an answer of its API, nev
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import socket
@@ -358,6 +359,78 @@ def test_a_second_ctrl_c_ends_what_runs(serve: Served, remote: Remote, guarded: 
     service.process.send_signal(signal.SIGINT)
     assert service.fact("run_finished", run=run)["status"] == "cancelled"
     assert service.stop() == 130
+
+
+def under_way(service: Service, what: str) -> None:
+    """Wait for the line that says what is left at a stop."""
+    service.wait(lambda: any(what in line for line in service.said))
+
+
+def test_a_second_ctrl_c_ends_a_run_that_waits_for_its_retry(serve: Served, remote: Remote) -> None:
+    waits = "steps: [{command: 'false', retryPolicy: {limit: 1, intervalSec: 3000}}]"
+    begun(remote, **{".dagu/waits.yaml": waits})
+    service = serve(str(remote.path), "--poll", "0.3")
+    service.fact("catalog_applied")
+    run = service.started("waits")
+    service.wait(lambda: service.get(f"/api/v1/runs/{run}")["steps"][0]["status"] == "retrying")
+    service.process.send_signal(signal.SIGINT)
+    under_way(service, "1 run under way, 0 steps still running")
+    service.process.send_signal(signal.SIGINT)
+    assert service.fact("run_finished", run=run)["status"] == "cancelled"
+    assert service.stop() == 130
+
+
+def test_a_second_ctrl_c_right_after_a_start_ends_what_was_left_to_it(
+    serve: Served, remote: Remote, tmp_path: Path
+) -> None:
+    begun(
+        remote, **{".dagu/long.yaml": f"steps: [{{command: 'touch {tmp_path}/begun; sleep 600'}}]"}
+    )
+    service = serve(str(remote.path), "--poll", "0.3")
+    service.fact("catalog_applied")
+    run = service.started("long")
+    service.wait((tmp_path / "begun").exists)
+    assert service.stop() == 0
+    under_way(service, "1 run under way, 1 step still running, left to the next start")
+    again = serve(str(remote.path), "--poll", "0.3")
+    assert again.url
+    again.process.send_signal(signal.SIGINT)
+    under_way(again, "1 run under way")
+    again.process.send_signal(signal.SIGINT)
+    assert again.fact("run_finished", run=run)["status"] == "cancelled"
+    assert again.stop() == 130
+
+
+def test_a_stop_without_runs_says_so_and_waits_for_nobody(serve: Served, remote: Remote) -> None:
+    begun(remote)
+    service = serve(str(remote.path))
+    service.fact("catalog_applied")
+    assert service.stop(signal.SIGINT) == 130
+    assert "Stopping; nothing is running." in service.said
+
+
+def test_term_again_and_again_does_not_break_the_stop(serve: Served, remote: Remote) -> None:
+    begun(remote)
+    service = serve(str(remote.path))
+    service.fact("catalog_applied")
+    while service.process.poll() is None:
+        service.process.send_signal(signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            service.process.wait(0.001)
+    assert service.stop() == 0
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
+@pytest.mark.parametrize("loaded", ["pydantic_core", "pygit2"])
+def test_a_signal_while_the_program_is_loaded_ends_it_without_a_traceback(
+    serve: Served, remote: Remote, number: signal.Signals, code: int, loaded: str
+) -> None:
+    begun(remote)
+    service = serve(str(remote.path))
+    maps = Path(f"/proc/{service.process.pid}/maps")
+    service.wait(lambda: loaded in maps.read_text(), look_s=0.001)
+    assert service.stop(number) == code
+    assert service.errors == []
 
 
 def test_a_wrong_credential_ends_with_the_remedy(

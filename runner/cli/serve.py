@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 if TYPE_CHECKING:
-    from runner.assembly import Started
+    from runner.assembly import Leaving, Started
     from runner.control.reconciler import Reconciled
 
 _LISTED = 10  # names shown of a longer list
@@ -57,7 +57,10 @@ def serve(
     Every setting can be given as a variable DAGMILL_…; credentials only there:
     DAGMILL_HOOK_SECRET, DAGMILL_GIT_TOKEN, DAGMILL_GIT_USERNAME, DAGMILL_SSH_KEY_FILE.
     """
-    from runner import assembly, listening, log, settings
+    from runner import listening
+
+    listening.leave_on_signals()
+    from runner import assembly, log, settings
 
     flags = {
         "repository": repository,
@@ -129,21 +132,28 @@ class Terminal:
 
         _say(f"{click.style('Problem:', fg='yellow')} {shown(problem)}")
 
-    def stopping(self, running: int, *, wait_s: float, ends: bool) -> None:
-        if not running:
+    def stopping(self, leaving: Leaving) -> None:
+        if not leaving.runs:
             _say("Stopping; nothing is running.")
             return
-        steps = f"Stopping; {_count(running, 'step')} still running"
-        if ends:
-            _say(f"{steps}, ended in {wait_s:g} s; the next start goes on with the runs.")
-        elif wait_s:
+        what = (
+            f"Stopping; {_count(leaving.runs, 'run')} under way, "
+            f"{_count(leaving.steps, 'step')} still running"
+        )
+        wait = f"{leaving.wait_s:g} s"
+        if leaving.ends:
             _say(
-                f"{steps}, left to the next start, which goes on with them. "
-                f"Ctrl-C again within {wait_s:g} s ends them."
+                f"{what}; steps that take longer than {wait} are ended, and the next start goes on "
+                "with the runs. Ctrl-C again ends the runs."
+            )
+        elif leaving.wait_s:
+            _say(
+                f"{what}, left to the next start, which goes on with them. "
+                f"Ctrl-C again within {wait} ends them."
             )
         else:
             _say(
-                f"{steps}, left to the next start, which goes on with them. "
+                f"{what}, left to the next start, which goes on with them. "
                 "To end them, start again and press Ctrl-C twice."
             )
 

@@ -26,7 +26,7 @@ def contained(serve: Served) -> Served:
     tried = subprocess.run([*UNSHARE, "true"], capture_output=True, text=True, check=False)
     if tried.returncode != 0:
         unavailable(f"needs the right to make a pid namespace: {tried.stderr.strip()}")
-    serve.within = UNSHARE
+    serve.within = (*UNSHARE, *serve.within)
     return serve
 
 
@@ -91,3 +91,20 @@ def test_a_stop_drains_then_ends_steps_and_the_next_start_goes_on(
     assert steps["never"]["status"] == "failed"
     assert "lost: stopped with the service" in steps["never"]["reason"]
     assert sorted(written.read_text().split()) == ["a", "a", "n"]
+
+
+def test_a_second_ctrl_c_ends_the_runs_without_waiting_for_the_drain(
+    contained: Served, remote: Remote, tmp_path: Path
+) -> None:
+    long = f"steps: [{{command: 'touch {tmp_path}/begun; sleep 600'}}]"
+    begun(remote, **{".dagu/long.yaml": long})
+    service = served(contained, remote, drain_s="500")
+    service.fact("catalog_applied")
+    run = service.started("long")
+    service.wait((tmp_path / "begun").exists)
+    first = process_1(service)
+    os.kill(first, signal.SIGINT)
+    service.wait(lambda: any("1 run under way, 1 step still" in line for line in service.said))
+    os.kill(first, signal.SIGINT)
+    assert service.fact("run_finished", run=run)["status"] == "cancelled"
+    assert service.process.wait(60) == 130

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hasty import HASTY
 from service_process import Served, services
 from small_disk import SmallDisk, mounted
 
@@ -18,7 +19,15 @@ def disk(tmp_path: Path) -> Iterator[SmallDisk]:
 
 
 @pytest.fixture
+def serve(serve: Served) -> Served:
+    """Starts `dagmill serve` that does not wait long before it tries again."""
+    serve.within = HASTY
+    return serve
+
+
+@pytest.fixture
 def serve_on_disk(disk: SmallDisk) -> Iterator[Served]:
     """Starts `dagmill serve` with its data on `disk`."""
     with services(disk.folder / "data") as served:
+        served.within = HASTY
         yield served

@@ -138,7 +138,7 @@ def test_a_log_that_takes_no_lines_is_nobodys_trouble(
 ) -> None:
     begun(remote)
     # No reader of the log and none of the sentences: every write of one fails.
-    serve.within = ("sh", "-c", 'exec "$@" >/dev/full 2>/dev/full', "sh")
+    serve.within = ("sh", "-c", 'exec "$@" >/dev/full 2>/dev/full', "sh", *serve.within)
     service = serve(str(remote.path), "--poll", "0.3")
     service.wait(lambda: remote.tip("refs/heads/main") and _knows(serve.data))
     pushed = remote.change({"greeting.txt": "two\n"})

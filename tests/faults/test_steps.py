@@ -49,12 +49,12 @@ def is_there(pid: int) -> bool:
     return False
 
 
-@pytest.mark.parametrize("restarted", [False, True])
+@pytest.mark.parametrize(("restarted", "clean_up_s"), [(False, 1), (True, 3)])
 def test_a_step_that_ignores_term_is_killed_when_its_time_to_clean_up_is_over(
-    serve: Served, remote: Remote, tmp_path: Path, restarted: bool
+    serve: Served, remote: Remote, tmp_path: Path, restarted: bool, clean_up_s: int
 ) -> None:
     ignores = f"""
-    maxCleanUpTimeSec: 3
+    maxCleanUpTimeSec: {clean_up_s}
     steps:
       - name: deaf
         timeoutSec: 1

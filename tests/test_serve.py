@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import socket
 import subprocess
+import sys
 from pathlib import Path
 
 import httpx2
@@ -247,6 +249,52 @@ def test_a_restart_goes_on_where_it_stopped(serve: Served, remote: Remote, guard
     run = again.fact("run_finished")["run"]
     assert published(again, remote, run=run)["commit"] == pushed
     assert again.stop() == 0
+
+
+def asking(service: Service, *arguments: str) -> subprocess.Popen[str]:
+    """A command that asks the service."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "runner.cli", *arguments, "--data", str(service.data)],
+        env={"PATH": os.environ["PATH"], "DAGMILL_URL": service.url},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_who_waits_and_who_reads_along_does_so_over_a_restart(
+    serve: Served, remote: Remote, tmp_path: Path, number: signal.Signals
+) -> None:
+    go = f"until [ -e {tmp_path}/go ]; do sleep 0.1; done"
+    begun(
+        remote, **{".dagu/long.yaml": f"steps: [{{name: a, command: 'echo one; {go}; echo two'}}]"}
+    )
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    service = serve(str(remote.path), "--port", port)
+    service.fact("catalog_applied")
+    with asking(service, "trigger", "long", "--wait") as waits:
+        run = waits.stdout.readline().split()[0]  # type: ignore[union-attr]
+        with (
+            asking(service, "logs", run, "a", "-f") as one,
+            asking(service, "logs", run, "-f") as every,
+        ):
+            assert every.stdout.readline() == "==> a <==\n"  # type: ignore[union-attr]
+            for reader in (one, every):
+                assert reader.stdout.readline() == "one\n"  # type: ignore[union-attr]
+            service.stop(number)
+            for asks in (waits, one, every):
+                told = asks.stderr.readline()  # type: ignore[union-attr]
+                assert f"does not end run {run}" in told
+            again = serve(str(remote.path), "--port", port)
+            assert again.url
+            (tmp_path / "go").touch()
+            for reader in (one, every):
+                assert reader.communicate() == ("two\n", "")
+                assert reader.returncode == 0
+            assert f"{run} succeeded" in waits.communicate()[0]
+            assert waits.returncode == 0
 
 
 def test_a_branch_that_goes_away_keeps_what_is_in_force(

@@ -7,6 +7,7 @@ folder goes to a service on this machine only; for any other, DAGMILL_TOKEN must
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,9 @@ _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 # Reading has no deadline here: a followed log may be silent for hours.
 _TIMEOUT = httpx2.Timeout(30.0, connect=5.0)
 _FOLLOW_TIMEOUT = httpx2.Timeout(None, connect=5.0)
+_PATIENCE_S = 60.0  # for so long a service may be away that answered before
+_RETRY_S = 0.5
+_AWAY = frozenset({502, 503, 504})  # what a proxy says meanwhile
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
@@ -32,6 +36,10 @@ class Refused(click.ClickException):
     def __init__(self, message: str, *, status: int = 0) -> None:
         super().__init__(message)
         self.status = status
+
+
+class NoAnswer(Refused):
+    """The service is not there, or went away in the middle of its answer."""
 
 
 def service_options(command: _F) -> _F:
@@ -99,7 +107,8 @@ class Service:
 
     def __init__(self, client: httpx2.Client, url: str) -> None:
         self._client = client
-        self._url = url
+        self.url = url
+        self.has_answered = False
 
     def get(self, *path: str, query: Mapping[str, str | int | None] | None = None) -> Any:
         with self._errors():
@@ -121,6 +130,7 @@ class Service:
             if answer.is_error:
                 answer.read()
                 self._answer(answer)
+            self.has_answered = True
             yield from answer.iter_bytes()
 
     @contextmanager
@@ -128,14 +138,14 @@ class Service:
         try:
             yield
         except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
-            raise Refused(
-                f"no service answers at {self._url}; start one with `dagmill serve REPO`, "
+            raise NoAnswer(
+                f"no service answers at {self.url}; start one with `dagmill serve REPO`, "
                 "or set DAGMILL_URL"
             ) from error
+        except (httpx2.NetworkError, httpx2.TimeoutException, httpx2.RemoteProtocolError) as error:
+            raise NoAnswer(_failed(self.url, error)) from error
         except (httpx2.HTTPError, httpx2.InvalidURL, UnicodeError) as error:
-            raise Refused(
-                f"asking {self._url} failed: {str(error) or type(error).__name__}"
-            ) from error
+            raise Refused(_failed(self.url, error)) from error
 
     def _answer(self, answer: httpx2.Response) -> Any:
         try:
@@ -143,10 +153,12 @@ class Service:
         except ValueError:
             document = None
         if answer.is_success and document is not None:
+            self.has_answered = True
             return document
+        refused = NoAnswer if answer.status_code in _AWAY else Refused
         if not isinstance(document, dict) or "detail" not in document:
-            raise Refused(
-                f"{self._url} answered {answer.status_code} and not as Dagmill does; "
+            raise refused(
+                f"{self.url} answered {answer.status_code} and not as Dagmill does; "
                 "is another program at that address?",
                 status=answer.status_code,
             )
@@ -155,7 +167,63 @@ class Service:
             message = f"{message}; check DAGMILL_TOKEN, or --data if it is not set"
         elif remedy := document.get("remedy"):
             message = f"{message}; {remedy}"
-        raise Refused(message, status=answer.status_code)
+        raise refused(message, status=answer.status_code)
+
+
+class Outlasting:
+    """A service asked about one run, over its restarts: where it answered once and then does not,
+    it is asked again for a minute, and a person is told so on stderr."""
+
+    def __init__(self, service: Service, run: str, *, patience_s: float = _PATIENCE_S) -> None:
+        self._service = service
+        self._run = run
+        self._patience_s = patience_s
+        self._away_since: float | None = None
+        self.outages = 0  # how often an answer failed
+
+    def get(self, *path: str) -> Any:
+        while True:
+            try:
+                answer = self._service.get(*path)
+            except NoAnswer as error:
+                self._be_patient(error)
+            else:
+                self._away_since = None
+                return answer
+
+    def stream(self, *path: str, query: Mapping[str, str | int | None]) -> Iterator[bytes]:
+        """The bytes of an answer as they come. It ends early where the service went away, and
+        `outages` has then grown."""
+        try:
+            for piece in self._service.stream(*path, query=query):
+                self._away_since = None
+                yield piece
+        except NoAnswer as error:
+            self._be_patient(error)
+
+    def _be_patient(self, error: NoAnswer) -> None:
+        """Wait a moment; Refused once the service has been away for too long."""
+        if not self._service.has_answered:
+            raise error
+        self.outages += 1
+        url, run, now = self._service.url, self._run, time.monotonic()
+        if self._away_since is None:
+            self._away_since = now
+            click.echo(
+                f"{url} does not answer any more; asking again for {self._patience_s:g} s. "
+                f"A restart of the service does not end run {run}.",
+                err=True,
+            )
+        if now - self._away_since >= self._patience_s:
+            raise NoAnswer(
+                f"no service has answered at {url} for {self._patience_s:g} s; what became of run "
+                f"{run} is told by `dagmill show {run}` once it is back"
+            ) from error
+        time.sleep(_RETRY_S)
+
+
+def _failed(url: str, error: Exception) -> str:
+    return f"asking {url} failed: {str(error) or type(error).__name__}"
 
 
 def _path(parts: tuple[str, ...]) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from runner.cli.api_client import Service, connect, service_options
+from runner.cli.api_client import Outlasting, Service, connect, service_options
 from runner.cli.run_name import find_run
 from runner.cli.terminal import LogScreen, is_terminal, shown
 
@@ -35,16 +35,19 @@ def logs(
         raise click.UsageError("--attempt needs the name of a step")
     with connect(url, data=data) as service:
         found = find_run(service, run)
+        lasting = Outlasting(service, found) if follow else None
         if step is None:
-            _all_steps(service, found, follow=follow)
-        elif follow and attempt is None:
-            _follow_step(service, found, step)
+            _all_steps(lasting or service, found)
+        elif lasting is None:
+            _print(_log(service, found, step, attempt=attempt))
+        elif attempt is None:
+            _follow_step(lasting, found, step)
         else:
-            _print(_log(service, found, step, attempt=attempt, follow=follow))
+            _print(_followed(lasting, found, step, attempt=attempt))
 
 
-def _all_steps(service: Service, run: str, *, follow: bool) -> None:
-    """Every step that printed, in order; with `follow` those that start later, too."""
+def _all_steps(service: Service | Outlasting, run: str) -> None:
+    """Every step that printed, in order; of one that is outlasted those that start later, too."""
     done: set[str] = set()
     while True:
         summary = service.get("runs", run)
@@ -54,16 +57,16 @@ def _all_steps(service: Service, run: str, *, follow: bool) -> None:
                 continue
             done.add(name)
             _print_heading(name, first=len(done) == 1)
-            if follow:
+            if isinstance(service, Outlasting):
                 _follow_step(service, run, name)
             else:
                 _print(_log(service, run, name))
-        if not follow or summary["finished_at"] is not None:
+        if isinstance(service, Service) or summary["finished_at"] is not None:
             return
         _wait_for_a_step(service, run, known=done)
 
 
-def _wait_for_a_step(service: Service, run: str, *, known: set[str]) -> None:
+def _wait_for_a_step(service: Outlasting, run: str, *, known: set[str]) -> None:
     import time
 
     while True:
@@ -74,21 +77,44 @@ def _wait_for_a_step(service: Service, run: str, *, known: set[str]) -> None:
         time.sleep(0.3)
 
 
-def _follow_step(service: Service, run: str, step: str) -> None:
+def _follow_step(service: Outlasting, run: str, step: str) -> None:
     """All attempts of a step from the newest on, until the step is final."""
-    attempt: int | None = None
+    # Named by its number: the newest one may be another after a restart of the service.
+    attempt = _attempts(_find(service.get("runs", run), step))
     while True:
-        _print(_log(service, run, step, attempt=attempt, follow=True))
-        now = _find(service.get("runs", run), step)
-        if now is None or now["status"] in _FINAL:
+        _print(_followed(service, run, step, attempt=attempt))
+        summary = service.get("runs", run)
+        now = _find(summary, step)
+        if now is None or summary["finished_at"] is not None or now["status"] in _FINAL:
             return
-        attempt = max(now.get("attempts") or 1, attempt or 1) + 1
+        attempt = max(_attempts(now) or 1, attempt or 1) + 1
+
+
+def _followed(service: Outlasting, run: str, step: str, *, attempt: int | None) -> Iterator[bytes]:
+    """What an attempt prints, until it is over; None: the first one, whenever it starts. Where the
+    service went away the log is read once more, and what was given before is left out."""
+    given = 0
+    while True:
+        outages, skip = service.outages, given
+        for piece in _log(service, run, step, attempt=attempt, follow=True):
+            new = piece[skip:]
+            skip -= len(piece) - len(new)
+            given += len(new)
+            yield new
+        now = _find(service.get("runs", run), step)
+        # A service that stops also ends a stream as if all had been said.
+        goes_on = now is not None and now["status"] == "running"
+        if service.outages == outages and not (goes_on and _attempts(now) == (attempt or 1)):
+            return
+        attempt = attempt or (1 if given else None)
 
 
 def _find(summary: dict[str, Any], step: str) -> dict[str, Any] | None:
-    if summary["finished_at"] is not None:
-        return None
     return next((one for one in _steps(summary) if one["name"] == step), None)
+
+
+def _attempts(step: dict[str, Any] | None) -> int | None:
+    return (step.get("attempts") if step else None) or None
 
 
 def _steps(summary: dict[str, Any]) -> list[dict[str, Any]]:
@@ -96,7 +122,12 @@ def _steps(summary: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _log(
-    service: Service, run: str, step: str, *, attempt: int | None = None, follow: bool = False
+    service: Service | Outlasting,
+    run: str,
+    step: str,
+    *,
+    attempt: int | None = None,
+    follow: bool = False,
 ) -> Iterator[bytes]:
     query: dict[str, str | int | None] = {
         "step": step,

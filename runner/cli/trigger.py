@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from runner.cli.api_client import Service, connect, service_options
+from runner.cli.api_client import Outlasting, connect, service_options
 from runner.cli.show import print_run
 from runner.cli.terminal import shown
 
@@ -50,7 +50,7 @@ def trigger(
             click.echo(json.dumps(run, indent=2) if as_json else f"{run['run']} {run['status']}")
         if not wait:
             return
-        summary = _finished(service, run["run"])
+        summary = _finished(Outlasting(service, run["run"]), run["run"])
     if as_json:
         click.echo(json.dumps(summary, indent=2, ensure_ascii=False))
     else:
@@ -59,7 +59,7 @@ def trigger(
     ctx.exit(0 if summary["status"] in _GOOD else 1)
 
 
-def _finished(service: Service, run: str) -> dict[str, Any]:
+def _finished(service: Outlasting, run: str) -> dict[str, Any]:
     """The summary of `run` once it is final."""
     while True:
         summary: dict[str, Any] = service.get("runs", run)

@@ -14,6 +14,7 @@ import httpx2
 import pytest
 from served_door import AT, TOKEN, World
 
+from runner.cli.api_client import NoAnswer, Outlasting, Service
 from runner.engine import journal
 from runner.engine.events import Ended, Event, Finished, Launched, LogDigest, Settled, Started
 from runner.engine.history import History
@@ -219,3 +220,23 @@ async def test_a_wrong_token_and_a_wrong_address_are_told_apart(dagmill: Command
     assert nobody.code == 2 and "dagmill serve" in nobody.err
     nonsense = await dagmill("runs", "--url", "localhost")
     assert nonsense.code == 2 and "http://127.0.0.1:8080" in nonsense.err
+
+
+async def test_only_a_service_that_has_answered_is_waited_for(dagmill: CommandLine) -> None:
+    run = "20260101-000000-000000000000"
+    nobody = await dagmill("logs", run, "-f", "--url", "http://127.0.0.1:1")
+    assert nobody.code == 2 and "dagmill serve" in nobody.err
+
+
+def test_one_that_stays_away_ends_with_the_run_and_how_to_look_again(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with httpx2.Client(base_url="http://127.0.0.1:1", trust_env=False) as client:
+        service = Service(client, "http://127.0.0.1:1")
+        service.has_answered = True
+        outlasting = Outlasting(service, "r1", patience_s=0)
+        with pytest.raises(NoAnswer, match="`dagmill show r1`"):
+            outlasting.get("runs", "r1")
+        with pytest.raises(NoAnswer, match="`dagmill show r1`"):
+            list(outlasting.stream("runs", "r1", "log", query={"step": "a"}))
+    assert capsys.readouterr().err.count("does not end run r1") == 1

@@ -382,7 +382,8 @@ class Attempts:
         """Make the launch's folder, with the script if there is one. Raises OSError."""
         if task.attempt == 1:
             task.folder.parent.mkdir(exist_ok=True)
-        task.folder.mkdir()
+        # of an attempt before that was lost there may not even be the step's folder
+        task.folder.mkdir(parents=True)
         if task.script is not None:
             (task.folder / "script").write_text(task.script)
         if (document := self._handed.get(task.launch)) is not None:

@@ -327,6 +327,20 @@ async def test_on_loss_retry_runs_it_again_and_uses_up_no_retry(
     await bench.close()
 
 
+async def test_a_launch_that_was_lost_before_it_had_a_folder_is_followed_by_another(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    text = "steps: [{name: a, command: 'echo x >>effects', onLoss: retry}]"
+    folder = await launched_only(bench, text, monkeypatch)
+    shutil.rmtree(folder.parent)
+    await bench.leave()
+    another_boot(monkeypatch, tmp_path)
+    bench.open()
+    done = await bench.complete()
+    assert (done.status, done.step("a")["attempts"]) == ("succeeded", 2)
+    await bench.close()
+
+
 async def test_a_retry_policy_does_not_run_a_lost_step_again(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -163,7 +163,7 @@ class Engine:
 
     async def _end_launches(self, run: str) -> None:
         """End what runs of a run whose definition, and so its steps, cannot be read any more."""
-        executor = self._parts.executors["command"]
+        executor = self._parts.executor
         folder = workspace.run_folder(self._runs, run)
         for record in await self._parts.store.events(run):
             event = journal.event(record)

@@ -408,5 +408,6 @@ async def test_pushes_to_other_branches_count_while_the_served_one_is_gone(house
     git("update-ref", "-d", "refs/heads/main", cwd=house.remote.path)
     pushed = house.remote.commit({"file": "new"})
     house.remote.push("HEAD:refs/heads/other")
+    house.clock.forward(seconds=1)  # runs of one instant have no order
     await house.reconciler.look()
     assert (await house.runs())[before:] == [("a", pushed)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -98,9 +99,9 @@ def _kept(task: Task) -> _Taken | None:
     try:
         outputs, error, matched = json.loads(text)
         pairs = tuple((str(name), str(value)) for name, value in outputs)
-        return _Taken(pairs, str(error), bool(matched))
     except (ValueError, TypeError):
         return None  # no file of ours
+    return None if _unfit(pairs) else _Taken(pairs, str(error), bool(matched))
 
 
 def _output(name: str, out: Path, *, limit_bytes: int) -> tuple[list[tuple[str, str]], str]:
@@ -161,9 +162,15 @@ def _listed_outputs(path: Path, *, limit: int) -> tuple[list[tuple[str, str]], s
             if not equals:
                 return [], f"DAG_RUN_OUTPUT_FILE, line {number}: expected NAME=value"
             pairs.append((name.strip(), value.removesuffix("\r")))
+    problem = _unfit(pairs)
+    return ([], f"DAG_RUN_OUTPUT_FILE: {problem}") if problem else (pairs, "")
+
+
+def _unfit(pairs: Iterable[tuple[str, str]]) -> str:
+    """Why a pair cannot be a variable; "" if all can."""
     for name, value in pairs:
         if not NAME.fullmatch(name) or len(name) > LONGEST_NAME:
-            return [], f"DAG_RUN_OUTPUT_FILE: {name[:40]!r} is not a variable's name"
+            return f"{name[:40]!r} is not a variable's name"
         if "\0" in value:
-            return [], f"DAG_RUN_OUTPUT_FILE: {name} holds a NUL byte"
-    return pairs, ""
+            return f"{name} holds a NUL byte"
+    return ""

@@ -538,3 +538,22 @@ def test_a_signal_before_the_step_has_begun_keeps_it_from_running(tmp_path: Path
     assert done.returncode == 128 + signal.SIGTERM
     assert (tmp_path / "exit").read_text() == f"{done.returncode}\n"
     assert not marker.exists()
+
+
+@pytest.mark.parametrize("forged", ['[[["../../../evil","x"]],"",false]', "[[]]", "{}", "garbage"])
+async def test_a_forged_note_of_what_was_taken_from_a_log_means_nothing(
+    tmp_path: Path, forged: str
+) -> None:
+    done = await run_text(
+        tmp_path,
+        f"""
+        params: [{{A_PASSWORD: hunter2hunter2}}]
+        steps:
+          - name: a
+            command: echo '{forged}' >$(dirname $DAG_RUN_OUTPUT_FILE)/taken; echo value
+            output: OUT
+          - {{name: b, command: 'echo "got $OUT"', depends: a}}
+        """,
+    )
+    assert done.tail("b") == "got value"
+    assert list(tmp_path.rglob("*evil*")) == []

@@ -386,7 +386,7 @@ class Attempts:
         task.folder.mkdir(parents=True)
         if task.script is not None:
             (task.folder / "script").write_text(task.script)
-        if (document := self._handed.get(task.launch)) is not None:
+        if (document := self._handed.pop(task.launch, None)) is not None:
             workspace.write(self._folder / "summary.json", document)
 
     def forget(self, task: Task) -> None:

@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from runner.engine.scope import Evaluated, Evaluation, ScopeError
+from runner.executors import remains
 
 EVALUATION_TIMEOUT_S = 300.0
 LARGEST_RESULT = 1024 * 1024
@@ -57,14 +58,4 @@ async def evaluate(wanted: Evaluation, *, cwd: Path, mark: str) -> Evaluated:
 def end_evaluations(mark: str) -> None:
     """Kill what is left of the evaluations of an earlier process that had this mark. Reads all of
     /proc: only for what was under way when that process died."""
-    wanted = f"{_MARK}={mark}".encode()
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        with suppress(OSError):
-            pidfd = os.pidfd_open(int(entry.name))
-            try:
-                if wanted in (entry / "environ").read_bytes().split(b"\0"):
-                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-            finally:
-                os.close(pidfd)
+    remains.kill_marked(f"{_MARK}={mark}\0".encode())

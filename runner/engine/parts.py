@@ -29,8 +29,7 @@ class Slots:
     when some are, in the order in which they asked. `idle` is set while none is taken."""
 
     def __init__(self, limit: int) -> None:
-        self._free = limit
-        self._taken = 0
+        self._limit = self._free = limit
         self._closed = False
         self._waiting: dict[Callable[[], None], None] = {}
         self.idle = asyncio.Event()
@@ -43,13 +42,11 @@ class Slots:
 
     def take(self) -> None:
         self._free -= 1
-        self._taken += 1
         self.idle.clear()
 
     def give(self, count: int = 1) -> None:
         self._free += count
-        self._taken -= count
-        if not self._taken:
+        if self._free == self._limit:
             self.idle.set()
         self._tell()
 

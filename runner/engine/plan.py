@@ -104,15 +104,7 @@ def next_due(state: RunState) -> datetime | None:
 def interruptions(state: RunState, now: datetime, *, kill: bool) -> list[Stop]:
     """What ends the running steps because their machine goes away: the run itself is not stopped,
     a later start goes on with it."""
-    wanted: list[Stop] = []
-    for i in state.running:
-        step = state.steps[i]
-        if step.status is not StepStatus.RUNNING or step.stop_signal_sent == SIGKILL:
-            continue
-        if kill or step.stop_signal_sent is None:
-            signal = SIGKILL if kill else _stop_signal(step)
-            wanted.append(_stop(step, now, signal=signal, reason=SERVICE_STOPPED))
-    return wanted
+    return _signals(state, now, kill=kill, reason=SERVICE_STOPPED)
 
 
 def is_lost(step: StepState, *, unknown: bool) -> bool:
@@ -178,7 +170,8 @@ def _stopping(state: RunState, now: datetime) -> list[Action]:
     if state.verdicts:
         return [_cancel(state, state.verdicts[0], now, reason)]
     waiting = [*state.pending, *(i for _, i in state.retries)]
-    return [_cancel(state, i, now, reason) for i in waiting] + _signals(state, now)
+    cancelled = [_cancel(state, i, now, reason) for i in waiting]
+    return [*cancelled, *_stop_signals(state, now)]
 
 
 def _cancel(state: RunState, index: int, now: datetime, reason: str) -> Record:
@@ -195,18 +188,21 @@ def _why_stopping(state: RunState) -> str:
     return "the run's precondition is not met"
 
 
-def _signals(state: RunState, now: datetime) -> list[Action]:
-    kill = len(state.stops) > 1
-    actions: list[Action] = []
+def _stop_signals(state: RunState, now: datetime) -> list[Stop]:
+    return _signals(state, now, kill=len(state.stops) > 1, reason=RUN_STOPPED)
+
+
+def _signals(state: RunState, now: datetime, *, kill: bool, reason: str) -> list[Stop]:
+    """What stops, or kills, every running step that was not told so before."""
+    stops: list[Stop] = []
     for i in state.running:
         step = state.steps[i]
         if step.status is not StepStatus.RUNNING or step.stop_signal_sent == SIGKILL:
             continue
-        if kill:
-            actions.append(_stop(step, now, signal=SIGKILL, reason=RUN_STOPPED))
-        elif step.stop_signal_sent is None:
-            actions.append(_stop(step, now, signal=_stop_signal(step), reason=RUN_STOPPED))
-    return actions
+        if kill or step.stop_signal_sent is None:
+            signal = SIGKILL if kill else _stop_signal(step)
+            stops.append(_stop(step, now, signal=signal, reason=reason))
+    return stops
 
 
 def _second_stop(state: RunState, now: datetime) -> list[Action]:
@@ -216,7 +212,7 @@ def _second_stop(state: RunState, now: datetime) -> list[Action]:
     prepared = [i for i in state.running if state.steps[i].status is StepStatus.PENDING]
     waiting = [*state.ready, *prepared, *(i for _, i in state.retries)]
     cancelled = [_cancel(state, i, now, "run stopped a second time") for i in waiting]
-    return [*_signals(state, now), *cancelled]
+    return [*_stop_signals(state, now), *cancelled]
 
 
 def _verdicts(state: RunState, now: datetime) -> list[Action]:

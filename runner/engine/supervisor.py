@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Coroutine, Generator
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal, assert_never
+from typing import Any, Literal, TypeVar, assert_never
 
 from runner.engine import findings, plan, scope, workspace
 from runner.engine.attempts import Attempts
@@ -49,6 +49,7 @@ BEFORE_PREPARATION = 2  # a run's first facts, Queued and Started, begin nothing
 
 Effect = Callable[[], None]
 Fact = tuple[Event, tuple[Write, ...]]
+Found = TypeVar("Found")
 
 
 class Supervisor:
@@ -164,15 +165,13 @@ class Supervisor:
                 self._begin_preparation(step.step.name)
 
     async def _mend_files(self) -> None:
-        while True:
-            try:
-                self._attempts.mend_files()
-            except OSError as error:
-                if is_passing(error):
-                    await self._wait_for_disk("files_not_mended", error)
-                    continue
-                self._say("files_not_mended", error)  # who needs them will say so again
-            return
+        async def mend() -> None:
+            self._attempts.mend_files()
+
+        try:
+            await self._in_time("files_not_mended", mend)
+        except OSError as error:
+            self._say("files_not_mended", error)  # who needs them will say so again
 
     async def _resume(self, step: StepState) -> str:
         """What became of a step that ran: `running`, `ended`, `void` or `lost`."""
@@ -185,15 +184,15 @@ class Supervisor:
             killed=step.stop_signal_sent == SIGKILL,
         )
         executor = self._parts.executor
-        found: Execution | Outcome | Void | None = None
-        while found is None:
-            try:
-                found = await executor.resume(earlier, lambda o: self._ended(task, o))
-            except OSError as error:
-                if is_passing(error):
-                    await self._wait_for_disk("step_not_taken_up", error, step=task.step)
-                else:
-                    found = Outcome(self._parts.clock(), error=f"lost: {error}", lost=True)
+        found: Execution | Outcome | Void
+        try:
+            found = await self._in_time(
+                "step_not_taken_up",
+                lambda: executor.resume(earlier, lambda o: self._ended(task, o)),
+                step=task.step,
+            )
+        except OSError as error:
+            found = Outcome(self._parts.clock(), error=f"lost: {error}", lost=True)
         if isinstance(found, Void):
             self._release()
             now = self._parts.clock()
@@ -294,6 +293,19 @@ class Supervisor:
                 raise
             except StorageError as error:
                 await self._wait_for_disk("run_not_read", error)
+
+    async def _in_time(
+        self, event: str, work: Callable[[], Coroutine[Any, Any, Found]], *, step: str = ""
+    ) -> Found:
+        """Do `work`, again as long as the machine has no room for it, which `event` says. Raises
+        what else it raises."""
+        while True:
+            try:
+                return await work()
+            except (OSError, NoRoom) as error:
+                if not isinstance(error, NoRoom) and not is_passing(error):
+                    raise
+                await self._wait_for_disk(event, error, step=step)
 
     async def _wait_for_disk(self, event: str, error: Exception, *, step: str = "") -> None:
         """The disk may have room again soon, the database be free."""
@@ -484,7 +496,7 @@ class Supervisor:
         """Make the workspace (for the run), judge conditions, run command substitutions."""
         try:
             if step is None:
-                await self._make_place()
+                await self._in_time("preparation_waits", self._make_place)
                 result = await self._drive(
                     self._attempts.preparation_of_run(), step, cwd=self._workspace
                 )
@@ -500,17 +512,9 @@ class Supervisor:
             self._deliver((Prepared(self._parts.clock(), step, True, error=str(error)), ()))
 
     async def _make_place(self) -> None:
-        """The workspace, and the files that every step sees; in time, where the disk is full."""
-        while True:
-            try:
-                await self._make_workspace()
-                self._attempts.lay_out()
-            except (OSError, NoRoom) as error:
-                if not isinstance(error, NoRoom) and not is_passing(error):
-                    raise
-                await self._wait_for_disk("preparation_waits", error)
-            else:
-                return
+        """The workspace, and the files that every step sees."""
+        await self._make_workspace()
+        self._attempts.lay_out()
 
     async def _make_workspace(self) -> None:
         queued = self._state.queued

@@ -101,10 +101,11 @@ def _make_void(folder: Path) -> bool:
 async def _nobody_left(folder: Path) -> bool:
     """Whether nobody runs whom the launch started, as a step may have taken its `begin` away. A
     wrapper on its way has the time to find that it may not begin; who stays longer is ended."""
+    mark = remains.mark_of(folder)
     ends = asyncio.get_running_loop().time() + BEGIN_WRITTEN_S
-    while await asyncio.to_thread(remains.marked, folder):
+    while await asyncio.to_thread(remains.marked, mark):
         if asyncio.get_running_loop().time() > ends:
-            await asyncio.to_thread(remains.kill_marked, folder)
+            await asyncio.to_thread(remains.kill_marked, mark)
             return False
         await asyncio.sleep(_LOOK_S)
     return True

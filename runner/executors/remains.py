@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -102,39 +103,41 @@ def kill(group: int, *, of: Path) -> None:
             os.killpg(group, signal.SIGKILL)
 
 
-def marked(folder: Path) -> list[int]:
-    """The processes that the launch of this folder started, by their environment. Reads all of
-    /proc."""
-    entries = (entry.name for entry in Path("/proc").iterdir())
-    own = os.getpid()
-    return [
-        pid
-        for name in entries
-        if name.isdigit() and (pid := int(name)) != own and belong_to({pid: ""}, folder)
-    ]
+def belong_to(members: Iterable[int], folder: Path) -> bool:
+    """Whether one of the processes was started by the launch of this folder. One that cleared its
+    environment is not recognised."""
+    mark = mark_of(folder)
+    return any(_has(pid, mark) for pid in members)
 
 
-def kill_marked(folder: Path) -> None:
-    """End at once all whom the launch of this folder started."""
-    for pid in marked(folder):
+def mark_of(folder: Path) -> bytes:
+    """What all that a launch starts has in its environment: its log is named there."""
+    return os.fsencode(folder) + b"/"
+
+
+def marked(mark: bytes) -> list[int]:
+    """The other processes with `mark` in their environment. Reads all of /proc."""
+    pids = (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
+    return [pid for pid in pids if pid != os.getpid() and _has(pid, mark)]
+
+
+def kill_marked(mark: bytes) -> None:
+    """End at once all processes with `mark` in their environment."""
+    for pid in marked(mark):
         with suppress(OSError):
             pidfd = os.pidfd_open(pid)
             try:
-                if belong_to({pid: ""}, folder):
+                if _has(pid, mark):  # the pid is still its own
                     signal.pidfd_send_signal(pidfd, signal.SIGKILL)
             finally:
                 os.close(pidfd)
 
 
-def belong_to(members: dict[int, str], folder: Path) -> bool:
-    """Whether one of the processes was started by the launch of this folder: its environment
-    names the log there. One that cleared its environment is not recognised."""
-    mark = os.fsencode(folder) + b"/"
-    for pid in members:
-        with suppress(OSError):
-            if mark in Path(f"/proc/{pid}/environ").read_bytes():
-                return True
-    return False
+def _has(pid: int, mark: bytes) -> bool:
+    try:
+        return mark in Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:
+        return False
 
 
 def start_time(pid: int) -> str | None:

@@ -38,7 +38,7 @@ class OutputNote:
 class Queued:
     """The run exists. `params` are the given (name or position, masked value) pairs in order."""
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2  # 1 knew no sub-workflows, no retries and no base.yaml
     at: datetime
     workflow: str
     name: str
@@ -51,6 +51,13 @@ class Queued:
     trigger: Trigger
     params: tuple[tuple[str, str], ...] = ()
     dirty: bool = False  # only of `dagmill run`: the working tree differs from the commit
+    base_sha256: str = ""  # of base.yaml's text, "" where there is none
+    parent: str = ""  # of a child run: the run, its step, and the item's number, if it has one
+    parent_step: str = ""
+    parent_item: int | None = None
+    root: str = ""  # of a child run: the run that all began with
+    retry_of: str = ""  # the run that this one does again in part
+    attempt: int = 1  # counts the chain of retries
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,40 +72,79 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class PreparationStarted:
-    """What must be evaluated before a step (None: before the run) is being evaluated. It may
-    be evaluated again after a crash."""
+    """What must be evaluated before a step (None: before the run) or an item of a parallel step is
+    being evaluated. It may be evaluated again after a crash."""
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2  # 1 had no `item`, nor had 1 of the five below that have one
     at: datetime
     step: str | None
+    item: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
     """Preconditions were judged. `met` False skips; `error` fails instead ("" if none).
 
-    For the run itself (step None) `params` are its (name or position, masked value) pairs.
+    For the run itself (step None) `params` are its (name or position, masked value) pairs. For a
+    parallel step `items` are the masked beginnings of its items; None where they were known or
+    there are none to be known.
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     at: datetime
     step: str | None
     met: bool
     reason: str = ""
     error: str = ""
     params: tuple[tuple[str, str], ...] = ()
+    items: tuple[str, ...] | None = None
+    item: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ApprovalAsked:
+    """A step waits for a person, until `due`."""
+
+    version: ClassVar[int] = 1
+    at: datetime
+    step: str
+    message: str
+    roles: tuple[str, ...]
+    due: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Approved:
+    version: ClassVar[int] = 1
+    at: datetime
+    step: str
+    by: str
+    comment: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ApprovalRefused:
+    """A person said no, or (by "") nobody said anything in time; the step fails for `reason`."""
+
+    version: ClassVar[int] = 1
+    at: datetime
+    step: str
+    by: str
+    reason: str
+    comment: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Launched:
     """From here on the attempt may have begun. Committed before its process is spawned."""
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     at: datetime
     step: str
     attempt: int
     launch: str
     boot_id: str
+    item: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,23 +152,25 @@ class LaunchVoided:
     """A launch never began and never will; it used up no attempt. `reason` says what kept it from
     beginning, "" where the service died first."""
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     at: datetime
     step: str
     attempt: int
     launch: str
     reason: str = ""
+    item: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class StopSent:
     """A signal is about to be sent to the step's process group."""
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     at: datetime
     step: str
     signal: int
     reason: str
+    item: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,9 +180,11 @@ class Ended:
     `reason` is "" for a success; `exit_code` None where nothing ran; `signal` the number of the
     signal that ended it; `retryable` False where another attempt cannot help. `lost`: the machine
     or the wrapper died under it, and nobody can know how it ended; `onLoss` says what follows.
+    `skipped`: a child run that was skipped. Of a parallel step as a whole (`attempt` 0, `item`
+    None) it says what its items amount to, all of which are over.
     """
 
-    version: ClassVar[int] = 2  # 1 had no `lost`
+    version: ClassVar[int] = 3  # 1 had no `lost`, 2 neither `item` nor `skipped`
     at: datetime
     step: str
     attempt: int
@@ -147,6 +197,31 @@ class Ended:
     log: LogDigest | None = None
     outputs: tuple[OutputNote, ...] = ()
     lost: bool = False
+    skipped: bool = False
+    item: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class JudgingStarted:
+    """Whether a step or item that ended runs once more (`repeatPolicy.condition`) is being
+    evaluated; after a crash it may be evaluated again."""
+
+    version: ClassVar[int] = 1
+    at: datetime
+    step: str
+    item: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """`met` is what the condition came to; `error` why it came to nothing ("" if it did)."""
+
+    version: ClassVar[int] = 1
+    at: datetime
+    step: str
+    met: bool
+    error: str = ""
+    item: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,10 +234,33 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True)
 class Cancelled:
+    """A step that had not begun, or all items of a parallel step that do not run now."""
+
     version: ClassVar[int] = 1
     at: datetime
     step: str
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """Taken over from the run that this one retries, where it has `status`: a step, or one item of
+    a parallel step. It was run by `run`, whose logs have it. With `status` pending only the list of
+    a parallel step is taken over: `items` as in Prepared."""
+
+    version: ClassVar[int] = 1
+    at: datetime
+    step: str
+    status: str
+    run: str
+    item: int | None = None
+    attempt: int = 0
+    launch: str = ""
+    reason: str = ""
+    exit_code: int | None = None
+    log: LogDigest | None = None
+    outputs: tuple[OutputNote, ...] = ()
+    items: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,12 +304,18 @@ Event = (
     | Started
     | PreparationStarted
     | Prepared
+    | ApprovalAsked
+    | Approved
+    | ApprovalRefused
     | Launched
     | LaunchVoided
     | StopSent
     | Ended
+    | JudgingStarted
+    | Judged
     | Skipped
     | Cancelled
+    | Carried
     | StopRequested
     | RunTimedOut
     | Settled

@@ -6,6 +6,7 @@ refuses the second. Keys hold no text that a workflow may change (no schedule, n
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -17,6 +18,11 @@ class TriggerType(StrEnum):
     PUSH = "push"
     SCHEDULE = "schedule"
     MANUAL = "manual"
+    PULL_REQUEST = "pull_request"
+    RELEASE = "release"
+    WEBHOOK = "webhook"  # the workflow's own endpoint
+    WORKFLOW = "workflow"  # the end of another workflow's run
+    API = "api"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +31,8 @@ class Trigger:
 
     `before` and `after` are commit ids of a push (`before` None: a new ref), `slot` the cron
     slot (aware UTC), `previous_slot` the one before it, `delivery` the id of the webhook
-    delivery that announced a push, `actor` a name for people, never for trust.
+    delivery that announced a push, `actor` a name for people, never for trust. `source` is the
+    run whose end started this one, `chain` how many runs were started so, one after the other.
     """
 
     type: TriggerType
@@ -37,6 +44,8 @@ class Trigger:
     delivery: str | None = None
     slot: datetime | None = None
     previous_slot: datetime | None = None
+    source: str = ""
+    chain: int = 0
 
 
 def push_key(repository: str, ref: str, *, n: int, workflow: str) -> str:
@@ -85,3 +94,25 @@ def _stamp(slot: datetime) -> str:
 def manual_key(request: str) -> str:
     """`request` is the caller's Idempotency-Key, or a new id."""
     return f"manual:{request}"
+
+
+def child_key(parent: str, step: str, *, attempt: int, item: int | None) -> str:
+    """Of the run that an attempt of a `run` step makes, or of an item of it."""
+    return f"child:{parent}:{step}:{attempt}:{'-' if item is None else item}"
+
+
+def child_run(parent: str, step: str, *, attempt: int, item: int | None) -> str:
+    """The id of that run: the same whenever it is asked for, so that it is made once. It begins
+    as its parent's does, with the instant of the run that all began with."""
+    key = child_key(parent, step, attempt=attempt, item=item)
+    return parent[: len("20261123-000000-")] + hashlib.sha256(key.encode()).hexdigest()[:12]
+
+
+def retry_key(run: str, ordinal: int) -> str:
+    """`ordinal` counts the retries of the run from 1."""
+    return f"retry:{run}:{ordinal}"
+
+
+def after_key(run: str, workflow: str) -> str:
+    """Of the run that a workflow has because `run` ended (`on: workflow`)."""
+    return f"after:{run}:{workflow}"

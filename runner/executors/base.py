@@ -15,9 +15,22 @@ from typing import Protocol
 
 
 @dataclass(frozen=True, slots=True)
+class Call:
+    """What a `run` step calls: `workflow` as the step names it, expanded, and its params, (name or
+    None, value) in order. `from_data`: their names come from data (a map item's keys), so the
+    workflow must declare or mention them. `item` is ITEM's text, None where the step has none."""
+
+    workflow: str
+    params: tuple[tuple[str | None, str], ...] = ()
+    from_data: bool = False
+    item: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Task:
     """One attempt, ready to begin. `folder` is the launch's own, new and empty; the executor
-    writes the log to `out` (and to `err`, where `separate_streams`) below it."""
+    writes the log to `out` (and to `err`, where `separate_streams`) below it. `item` is the number
+    (from 0) of a parallel step's item; `call` is there where a sub-workflow is run."""
 
     run: str
     step: str
@@ -29,6 +42,8 @@ class Task:
     argv: tuple[str, ...]
     script: str | None = None
     separate_streams: bool = False
+    item: int | None = None
+    call: Call | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +52,8 @@ class Outcome:
 
     `lost`: it may have done anything and is over, `error` says why nobody can know more.
     `refused`: the machine had no room for it just now; it did nothing and may be launched again.
+    `skipped`: it was a child run that was skipped, `error` says why. `result` stands for stdout
+    where that is not in the log (the JSON of a child run); `secrets` are texts in it to be masked.
     """
 
     at: datetime
@@ -45,6 +62,9 @@ class Outcome:
     error: str = ""
     lost: bool = False
     refused: bool = False
+    skipped: bool = False
+    result: str | None = None
+    secrets: tuple[str, ...] = ()
 
 
 _PASSING = frozenset(
@@ -73,12 +93,15 @@ class Void:
 @dataclass(frozen=True, slots=True)
 class Earlier:
     """A launch of an earlier process: where its files are, and whether the machine has been up
-    since. `killed`: a KILL was about to be sent to it."""
+    since. `killed`: a KILL was about to be sent to it. `step`, `attempt` and `item` as in Task."""
 
     run: str
     folder: Path
     same_boot: bool
     killed: bool = False
+    step: str = ""
+    attempt: int = 0
+    item: int | None = None
 
 
 class Execution(Protocol):

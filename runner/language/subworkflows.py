@@ -1,4 +1,4 @@
-"""Which workflow a `run: NAME` means, and which workflows call each other in a circle.
+"""Which workflow a `run: NAME` means, and whether calling it would never end.
 
 Knows ids and names, not files: who asks brings what there is at the commit. Local documents come
 first, then the id, then relative to the caller's file, then a name that only one workflow has.
@@ -21,11 +21,11 @@ MOST_DEPTH = 10
 
 @dataclass(frozen=True, slots=True)
 class Index:
-    """The workflows of a repository at one commit, broken ones as well: their ids, and name → the
-    ids that have it (names that are an id need not be there)."""
+    """The workflows of a repository at one commit, broken ones as well: their ids, and name → id,
+    "" for a name that several have."""
 
     ids: frozenset[str] = frozenset()
-    names: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    names: Mapping[str, str] = field(default_factory=dict)
 
 
 class UnknownSubworkflow(LanguageError):
@@ -35,6 +35,11 @@ class UnknownSubworkflow(LanguageError):
 def file_of(id: str) -> str:
     """The id of the file's workflow, for a local document of the file too."""
     return id.partition("#")[0]
+
+
+def is_dynamic(name: str) -> bool:
+    """Whether only a run knows what the name will be."""
+    return any(mark in name for mark in ("$", "`", "{{"))
 
 
 def local_ids(workflow: Workflow) -> dict[str, str]:
@@ -52,14 +57,11 @@ def resolve(name: str, *, caller: str, locals: Mapping[str, str], index: Index) 
     for id in _ids(name, caller=caller):
         if id in index.ids:
             return id
-    named = index.names.get(name, ())
-    if len(named) > 1:
-        raise UnknownSubworkflow(
-            f"{quoted(name)} is the name of several workflows ({', '.join(sorted(named)[:5])}); "
-            "write the id of one"
-        )
+    named = index.names.get(name)
     if named:
-        return named[0]
+        return named
+    if named is not None:
+        raise UnknownSubworkflow(f"several workflows are named {quoted(name)}; write the id of one")
     near = did_you_mean(name, [*locals, *sorted(index.ids), *sorted(index.names)])
     raise UnknownSubworkflow(f"there is no workflow {quoted(name)}{near}")
 
@@ -79,30 +81,3 @@ def circle(id: str, callers: Sequence[str]) -> str:
     if id not in callers:
         return ""
     return " → ".join((*callers[callers.index(id) :], id))
-
-
-def circles(calls: Mapping[str, Iterable[str]]) -> list[tuple[str, ...]]:
-    """Every circle that a walk through `calls` (id → the ids that it runs) comes upon, each from
-    its first id in order, which is not repeated at its end. Linear, nothing recurses."""
-    found: list[tuple[str, ...]] = []
-    done: set[str] = set()
-    for start in sorted(calls):
-        if start in done:
-            continue
-        path, pending = {start: 0}, [iter(sorted(calls[start]))]
-        while path:
-            id = next(pending[-1], None)
-            if id is None:
-                pending.pop()
-                done.add(path.popitem()[0])
-            elif id in path:
-                found.append(_turned([*path][path[id] :]))
-            elif id not in done:
-                path[id] = len(path)
-                pending.append(iter(sorted(calls.get(id, ()))))
-    return found
-
-
-def _turned(path: Sequence[str]) -> tuple[str, ...]:
-    first = path.index(min(path))
-    return (*path[first:], *path[:first])

@@ -8,13 +8,13 @@ ever looked at again. Shell text is left to the shell, which finds all variables
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NoReturn
 
+from runner.language import exact_json
 from runner.language.faults import LanguageError, quoted
 from runner.language.shelltext import active_braces
 
@@ -45,12 +45,6 @@ _ESCAPED_TICK = re.compile(r"\\([`\\])")
 
 class ExpandError(LanguageError):
     """A value that a text needs is not there; the message names it."""
-
-
-class _Number(str):
-    """A JSON number as it stands in its document."""
-
-    __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +143,19 @@ def names_in(text: str) -> frozenset[str]:
     return frozenset(found[1] or found[2] for found in _MENTION.finditer(text))
 
 
+def unset(
+    text: str,
+    scope: Mapping[str, str],
+    *,
+    step_refs: Mapping[str, Mapping[str, str]] = _NO_REFS,
+) -> tuple[str, ...]:
+    """The names that our own expansion of `text` needs and `scope` does not have, in order."""
+    wanted = (piece.name for piece in parse(text).pieces if isinstance(piece, _Value))
+    return tuple(
+        dict.fromkeys(name for name in wanted if name not in scope and name not in step_refs)
+    )
+
+
 @lru_cache(maxsize=512)
 def parse(text: str) -> Template:
     """Take `text` apart. Never fails: what is no reference is literal."""
@@ -215,8 +222,8 @@ def _of_step(fields: Mapping[str, str], reference: _Value) -> str:
 
 def _at_path(document: str, reference: _Value) -> str:
     try:
-        node = _DECODER.decode(document.strip())
-    except (ValueError, RecursionError) as error:
+        node = exact_json.read(document)
+    except ValueError as error:
         raise ExpandError(f"{reference.written}: {reference.name} does not hold JSON") from error
     walked = reference.name
     for key, index in _STEP_OF_PATH.findall(reference.path):
@@ -244,37 +251,7 @@ def _nowhere(name: str) -> NoReturn:
 
 
 def _as_text(node: Any, reference: _Value) -> str:
-    if isinstance(node, str):
-        text = str(node)
-    else:
-        try:
-            text = "".join(_compact(node))
-        except RecursionError as error:
-            raise ExpandError(f"{reference.written}: nested too deeply") from error
-    # An escape such as \ud83d without its other half is JSON, but no text.
-    return text.encode(errors="replace").decode()
-
-
-def _compact(node: Any) -> Iterator[str]:
-    """Compact JSON, with numbers as their document has them."""
-    if isinstance(node, _Number):
-        yield str(node)
-    elif isinstance(node, dict):
-        for n, (key, value) in enumerate(node.items()):
-            yield ("," if n else "{") + json.dumps(key, ensure_ascii=False) + ":"
-            yield from _compact(value)
-        yield "}" if node else "{}"
-    elif isinstance(node, list):
-        for n, value in enumerate(node):
-            yield "," if n else "["
-            yield from _compact(value)
-        yield "]" if node else "[]"
-    else:
-        yield json.dumps(node, ensure_ascii=False)
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
-
-
-_DECODER = json.JSONDecoder(parse_float=_Number, parse_int=_Number, parse_constant=_no_constant)
+    try:
+        return exact_json.text(node)
+    except ValueError as error:
+        raise ExpandError(f"{reference.written}: {error}") from error

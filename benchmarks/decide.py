@@ -15,7 +15,8 @@ from benchmarks.chains import WIDE, workflow_text
 from benchmarks.paired import Ratio, Result, told
 from runner.engine import plan
 from runner.engine.events import Ended, Event, Launched, Prepared, Queued, Started
-from runner.engine.state import RunState, apply, fresh
+from runner.engine.fold import apply
+from runner.engine.state import RunState, fresh
 from runner.language.load import load
 from runner.language.model import Workflow
 from runner.triggers import Trigger, TriggerType

@@ -58,6 +58,8 @@ class Queued:
     root: str = ""  # of a child run: the run that all began with
     retry_of: str = ""  # the run that this one does again in part
     attempt: int = 1  # counts the chain of retries
+    priority: int = 0  # higher ones leave the queue first
+    not_before: datetime | None = None  # it stays queued until then
 
 
 @dataclass(frozen=True, slots=True)

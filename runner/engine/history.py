@@ -11,7 +11,8 @@ from functools import lru_cache
 
 from runner.engine import journal, scope
 from runner.engine.events import Event, Queued
-from runner.engine.state import RunState, fold
+from runner.engine.fold import fold
+from runner.engine.state import RunState
 from runner.language.load import load
 from runner.language.model import Workflow
 from storage.store import StorageError, Store

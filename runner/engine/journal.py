@@ -12,7 +12,7 @@ import json
 import secrets
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from runner.engine import events as ev
@@ -48,12 +48,18 @@ _TYPES: dict[str, type[Event]] = {
         ev.Started,
         ev.PreparationStarted,
         ev.Prepared,
+        ev.ApprovalAsked,
+        ev.Approved,
+        ev.ApprovalRefused,
         ev.Launched,
         ev.LaunchVoided,
         ev.StopSent,
         ev.Ended,
+        ev.JudgingStarted,
+        ev.Judged,
         ev.Skipped,
         ev.Cancelled,
+        ev.Carried,
         ev.StopRequested,
         ev.RunTimedOut,
         ev.Settled,
@@ -74,6 +80,21 @@ class Origin:
     commit: str = ""
     blob: str = ""
     dirty: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Lineage:
+    """Where a run stands among others: see `Queued`. A root run has neither parent nor root."""
+
+    parent: str = ""
+    parent_step: str = ""
+    parent_item: int | None = None
+    root: str = ""
+    retry_of: str = ""
+    attempt: int = 1
+
+
+ROOT = Lineage()
 
 
 def new_run_id(at: datetime) -> str:
@@ -103,6 +124,12 @@ def event(record: EventRecord) -> Event:
     data = json.loads(record.data)
     if cls is Queued:
         data["trigger"] = _trigger(data["trigger"])
+    for name in ("due", "not_before"):
+        if data.get(name) is not None:
+            data[name] = datetime.fromisoformat(data[name])
+    for name in ("items", "roles"):
+        if data.get(name) is not None:
+            data[name] = tuple(data[name])
     if data.get("params") is not None:
         data["params"] = tuple((k, v) for k, v in data["params"])
     if data.get("log") is not None:
@@ -149,6 +176,12 @@ def head(run: str, state: RunState) -> RunRow:
         started_at=state.started.at if state.started else None,
         finished_at=state.finished_at,
         seq=state.seq,
+        parent=queued.parent,
+        retry_of=queued.retry_of,
+        attempt=queued.attempt,
+        priority=queued.priority,
+        not_before=queued.not_before,
+        keep_days=state.workflow.retention_days,
     )
 
 
@@ -161,9 +194,16 @@ def queued_writes(
     origin: Origin,
     trigger: Trigger,
     params: Bound,
+    base: str = "",
+    lineage: Lineage = ROOT,
+    not_before: datetime | None = None,
+    carried: Sequence[Event] = (),
 ) -> tuple[Write, ...]:
-    """What makes a run exist: its source, its first event and head, and its given params."""
-    sha256 = hashlib.sha256(source.encode()).hexdigest()
+    """What makes a run exist: its sources (`base` is base.yaml's text), its first events and head,
+    and its given params. `carried` are the facts that a retry takes over."""
+    sha256, base_sha256 = _sha256(source), _sha256(base) if base else ""
+    if not_before is None and workflow.delay_s and not lineage.parent:
+        not_before = at + timedelta(seconds=workflow.delay_s)
     queued = Queued(
         at=at,
         workflow=workflow.id,
@@ -177,25 +217,54 @@ def queued_writes(
         trigger=trigger,
         params=_shown(params),
         dirty=origin.dirty,
+        base_sha256=base_sha256,
+        parent=lineage.parent,
+        parent_step=lineage.parent_step,
+        parent_item=lineage.parent_item,
+        root=lineage.root,
+        retry_of=lineage.retry_of,
+        attempt=lineage.attempt,
+        priority=workflow.priority,
+        not_before=not_before,
     )
-    row = RunRow(
-        run=run,
-        repository=origin.repository,
-        workflow=workflow.id,
-        name=workflow.name,
-        status=RunStatus.QUEUED,
-        reason="",
-        trigger_type=trigger.type,
-        ref=origin.ref,
-        commit=origin.commit,
-        queued_at=at,
-        seq=1,
-    )
+    facts = (queued, *carried)
     return (
         PutSource(sha256, source),
-        Append(run, 0, records(run, 0, [queued]), row),
+        *((PutSource(base_sha256, base),) if base else ()),
+        Append(
+            run,
+            0,
+            records(run, 0, facts),
+            _first_head(run, queued, seq=len(facts), keep_days=workflow.retention_days),
+        ),
         PutValues(run, ((RUN_SCOPE, PARAMS, params_text(params)),)),
     )
+
+
+def _first_head(run: str, queued: Queued, *, seq: int, keep_days: int) -> RunRow:
+    return RunRow(
+        run=run,
+        repository=queued.repository,
+        workflow=queued.workflow,
+        name=queued.name,
+        status=RunStatus.QUEUED,
+        reason="",
+        trigger_type=queued.trigger.type,
+        ref=queued.ref,
+        commit=queued.commit,
+        queued_at=queued.at,
+        seq=seq,
+        parent=queued.parent,
+        retry_of=queued.retry_of,
+        attempt=queued.attempt,
+        priority=queued.priority,
+        not_before=queued.not_before,
+        keep_days=keep_days,
+    )
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _shown(params: Bound) -> tuple[tuple[str, str], ...]:

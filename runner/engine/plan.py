@@ -8,10 +8,13 @@ number of steps (all pending ones once, when a run is stopped). Pure.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from runner.engine.events import (
+    ApprovalAsked,
+    ApprovalRefused,
     Cancelled,
     Event,
     Finished,
@@ -31,7 +34,9 @@ from runner.engine.state import (
     RunStatus,
     StepState,
     StepStatus,
+    Unit,
 )
+from runner.language.model import Approval
 
 SIGTERM = 15
 SERVICE_STOPPED = "lost: stopped with the service"
@@ -39,9 +44,11 @@ SERVICE_STOPPED = "lost: stopped with the service"
 
 @dataclass(frozen=True, slots=True)
 class Prepare:
-    """Evaluate what a step (None: the run) needs before it starts; ends with a Prepared."""
+    """Evaluate what a step (None: the run), or an item of it, needs before it starts; ends with a
+    Prepared."""
 
     step: str | None
+    item: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +57,27 @@ class Launch:
 
     step: str
     attempt: int
+    item: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """Evaluate the condition of a repeatPolicy; ends with a Judged."""
+
+    step: str
+    item: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Conclude:
+    """All items of a parallel step are over: record the Ended that says what they amount to."""
+
+    step: str
 
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Record the StopSent, then send its signal to the step's process group."""
+    """Record the StopSent, then send its signal to the unit's process group."""
 
     sent: StopSent
 
@@ -66,7 +89,7 @@ class Record:
     event: Event
 
 
-Action = Prepare | Launch | Stop | Record
+Action = Prepare | Launch | Judge | Conclude | Stop | Record
 
 
 def decide(state: RunState, now: datetime, *, room: int) -> list[Action]:
@@ -79,13 +102,14 @@ def decide(state: RunState, now: datetime, *, room: int) -> list[Action]:
     if state.outcome is None:
         if state.preparation is not Preparation.DONE:
             return _before_the_first_step(state, now)
-        if (actions := _deadlines(state, now)) or (actions := _stopping(state, now)):
+        if (actions := _deadlines(state, now)) or (actions := _conclusions(state)):
             return actions
-        if (actions := _verdicts(state, now)) or (actions := _starts(state, now, room=room)):
+        if (actions := _stopping(state, now)) or (actions := _verdicts(state, now)):
             return actions
-        return _settlement(state, now)
+        return _starts(state, now, room=room) or _settlement(state, now)
     return (
         _deadlines(state, now)
+        or _conclusions(state)
         or _second_stop(state, now)
         or _starts(state, now, room=room)
         or _finish(state, now)
@@ -96,40 +120,67 @@ def next_due(state: RunState) -> datetime | None:
     """When `decide` has something to do if nothing else happens."""
     dues = [
         *(deadline.at for deadline in state.deadlines[:1]),
-        *(at for at, _ in state.retries[:1]),
+        *(entry[0] for entry in state.retries[:1]),
     ]
     return min(dues, default=None)
 
 
 def interruptions(state: RunState, now: datetime, *, kill: bool) -> list[Stop]:
     """What ends the running steps because their machine goes away: the run itself is not stopped,
-    a later start goes on with it."""
-    return _signals(state, now, kill=kill, reason=SERVICE_STOPPED)
+    a later start goes on with it. Child runs are told by themselves."""
+    stops = _signals(state, now, kill=kill, reason=SERVICE_STOPPED)
+    return [s for s in stops if state.steps[state.index[s.sent.step]].step.run is None]
 
 
-def is_lost(step: StepState, *, unknown: bool) -> bool:
+def is_lost(unit: Unit, *, unknown: bool) -> bool:
     """Whether an attempt that has ended counts as lost. `unknown`: its end could not be observed;
     where it was told to stop for a reason of its own, that reason stands."""
-    return step.stop_reason == SERVICE_STOPPED or (unknown and not step.stop_reason)
+    return unit.stop_reason == SERVICE_STOPPED or (unknown and not unit.stop_reason)
 
 
-def loss(step: StepState, reason: str) -> str:
+def loss(unit: Unit, reason: str) -> str:
     """The reason of an attempt that was lost, with why it is not run again where it would be."""
-    if step.step.retry_on_loss and step.losses >= MOST_LOSSES:
-        return f"{reason}; that was loss {step.losses + 1}, so it is not run again"
+    if unit.step.retry_on_loss and unit.losses >= MOST_LOSSES:
+        return f"{reason}; that was loss {unit.losses + 1}, so it is not run again"
     return reason
 
 
-def failure(step: StepState, *, exit_code: int | None, signal: int | None, error: str) -> str:
+def failure(unit: Unit, *, exit_code: int | None, signal: int | None, error: str) -> str:
     """Why an attempt that has ended failed; "" if it succeeded. `error` is what the executor or
     the reading of its outputs has to say."""
-    if step.stop_reason and step.stop_reason != RUN_STOPPED:
-        return step.stop_reason  # a timeout, even if the command then exited with 0
+    if unit.stop_reason and unit.stop_reason != RUN_STOPPED:
+        return unit.stop_reason  # a timeout, even if the command then exited with 0
     if signal is not None:
         return f"killed by signal {signal}"
     if exit_code:
         return f"exit code {exit_code}"
     return error
+
+
+@dataclass(frozen=True, slots=True)
+class Conclusion:
+    """What the items of a parallel step amount to; `reason` "" for a success."""
+
+    reason: str = ""
+    exit_code: int | None = None
+    skipped: bool = False
+    matched: bool = False
+
+
+def conclusion(step: StepState) -> Conclusion:
+    """Of a parallel step whose items are all over."""
+    items = step.items or []
+    counts = Counter(item.status for item in items)
+    bad = [i for i in items if i.status in (StepStatus.FAILED, StepStatus.CANCELLED)]
+    if bad:
+        word = "failed" if counts[StepStatus.FAILED] else "were cancelled"
+        first = next((i for i in bad if i.status is StepStatus.FAILED), bad[0])
+        number = counts[StepStatus.FAILED] or len(bad)
+        why = f"{number} of {len(items)} items {word}; item {(first.item or 0) + 1}: {first.reason}"
+        return Conclusion(why, first.exit_code, matched=any(item.matched for item in bad))
+    if items and counts[StepStatus.SKIPPED] == len(items):
+        return Conclusion(f"all {len(items)} items were skipped", skipped=True)
+    return Conclusion()
 
 
 def _before_the_first_step(state: RunState, now: datetime) -> list[Action]:
@@ -146,20 +197,37 @@ def _deadlines(state: RunState, now: datetime) -> list[Action]:
     deadline = state.deadlines[0]
     if deadline.kind is DeadlineKind.RUN_TIMEOUT:
         return [Record(RunTimedOut(now, state.workflow.timeout_s or 0.0))]
-    step = state.steps[deadline.index]
+    if deadline.kind is DeadlineKind.APPROVAL:
+        step = state.steps[deadline.index]
+        asked_at = step.asked.at if step.asked is not None else deadline.at
+        reason = f"not approved within {_length(deadline.at - asked_at)}"
+        return [Record(ApprovalRefused(now, step.step.name, "", reason))]
+    unit = state.unit((deadline.index, deadline.item))
     if deadline.kind is DeadlineKind.KILL:
-        return [_stop(step, now, signal=SIGKILL, reason=step.stop_reason)]
-    started_at = step.attempt_started_at or deadline.at
+        return [_stop(unit, now, signal=SIGKILL, reason=unit.stop_reason)]
+    started_at = unit.attempt_started_at or deadline.at
     limit_s = (deadline.at - started_at).total_seconds()
-    return [_stop(step, now, signal=_stop_signal(step), reason=f"timed out after {limit_s:g} s")]
+    return [_stop(unit, now, signal=_stop_signal(unit), reason=f"timed out after {limit_s:g} s")]
 
 
-def _stop_signal(step: StepState) -> int:
-    return step.step.stop_signal or SIGTERM
+def _length(time: timedelta) -> str:
+    seconds = time.total_seconds()
+    for unit_s, unit in ((86400, "days"), (3600, "hours"), (60, "minutes")):
+        if seconds >= unit_s and seconds % unit_s == 0:
+            return f"{seconds / unit_s:g} {unit if seconds != unit_s else unit[:-1]}"
+    return f"{seconds:g} s"
 
 
-def _stop(step: StepState, now: datetime, *, signal: int, reason: str) -> Stop:
-    return Stop(StopSent(now, step.step.name, signal, reason))
+def _stop_signal(unit: Unit) -> int:
+    return unit.step.stop_signal or SIGTERM
+
+
+def _stop(unit: Unit, now: datetime, *, signal: int, reason: str) -> Stop:
+    return Stop(StopSent(now, unit.step.name, signal, reason, unit.item))
+
+
+def _conclusions(state: RunState) -> list[Action]:
+    return [Conclude(state.steps[i].step.name) for i in list(state.concluding)[:1]]
 
 
 def _stopping(state: RunState, now: datetime) -> list[Action]:
@@ -169,9 +237,22 @@ def _stopping(state: RunState, now: datetime) -> list[Action]:
     reason = _why_stopping(state)
     if state.verdicts:
         return [_cancel(state, state.verdicts[0], now, reason)]
-    waiting = [*state.pending, *(i for _, i in state.retries)]
+    waiting = dict.fromkeys((*state.pending, *_waiting_steps(state)))
     cancelled = [_cancel(state, i, now, reason) for i in waiting]
     return [*cancelled, *_stop_signals(state, now)]
+
+
+def _waiting_steps(state: RunState) -> list[int]:
+    """Steps that began and of which something waits: for a place, its next attempt, a verdict."""
+    found = [index for _, index, _ in state.retries]
+    found += [index for index, _ in state.to_judge]
+    found += [unit.index for unit in state.running.values() if unit.judging]
+    return [*found, *(i for i in state.fanned if state.steps[i].queue or _prepares(state, i))]
+
+
+def _prepares(state: RunState, index: int) -> bool:
+    items = state.steps[index].items or ()
+    return any(i.preparation is Preparation.GOING_ON and not i.final for i in items)
 
 
 def _cancel(state: RunState, index: int, now: datetime, reason: str) -> Record:
@@ -181,6 +262,8 @@ def _cancel(state: RunState, index: int, now: datetime, reason: str) -> Record:
 def _why_stopping(state: RunState) -> str:
     if state.preparation_error:
         return "the run could not be prepared"
+    if state.init_failure:
+        return "handler init failed"
     if state.timed_out is not None:
         return f"run timed out after {state.timed_out.timeout_s:g} s"
     if state.stops:
@@ -193,15 +276,14 @@ def _stop_signals(state: RunState, now: datetime) -> list[Stop]:
 
 
 def _signals(state: RunState, now: datetime, *, kill: bool, reason: str) -> list[Stop]:
-    """What stops, or kills, every running step that was not told so before."""
+    """What stops, or kills, every running unit that was not told so before."""
     stops: list[Stop] = []
-    for i in state.running:
-        step = state.steps[i]
-        if step.status is not StepStatus.RUNNING or step.stop_signal_sent == SIGKILL:
+    for unit in state.running.values():
+        if unit.status is not StepStatus.RUNNING or unit.stop_signal_sent == SIGKILL:
             continue
-        if kill or step.stop_signal_sent is None:
-            signal = SIGKILL if kill else _stop_signal(step)
-            stops.append(_stop(step, now, signal=signal, reason=reason))
+        if kill or unit.stop_signal_sent is None:
+            signal = SIGKILL if kill else _stop_signal(unit)
+            stops.append(_stop(unit, now, signal=signal, reason=reason))
     return stops
 
 
@@ -209,9 +291,10 @@ def _second_stop(state: RunState, now: datetime) -> list[Action]:
     """After the outcome: handlers run in spite of a first stop; a second kills them."""
     if len(state.stops) < 2:
         return []
-    prepared = [i for i in state.running if state.steps[i].status is StepStatus.PENDING]
-    waiting = [*state.ready, *prepared, *(i for _, i in state.retries)]
-    cancelled = [_cancel(state, i, now, "run stopped a second time") for i in waiting]
+    prepared = [u.index for u in state.running.values() if u.status is StepStatus.PENDING]
+    begun = (*state.ready, *state.ready_runs, *state.waiting, *prepared, *_waiting_steps(state))
+    reason = "run stopped a second time"
+    cancelled = [_cancel(state, i, now, reason) for i in dict.fromkeys(begun)]
     return [*_stop_signals(state, now), *cancelled]
 
 
@@ -225,22 +308,47 @@ def _verdicts(state: RunState, now: datetime) -> list[Action]:
 
 
 def _starts(state: RunState, now: datetime, *, room: int) -> list[Action]:
+    """What may begin next. Steps that only wait for a child run need no place."""
+    if state.ready_runs:
+        return [_begin(state.steps[state.ready_runs[0]], now)]
     limit = state.workflow.max_active_steps
-    if room <= 0 or (limit and len(state.running) >= limit):
-        return []
-    if state.ready:
-        step = state.steps[state.ready[0]]
-        if step.preparation is Preparation.NEEDED:
-            return [Prepare(step.step.name)]
-        return [Launch(step.step.name, step.attempt + 1)]
+    has_place = room > 0 and not (limit and state.occupied >= limit)
+    if state.to_judge and has_place:
+        unit = state.unit(state.to_judge[0])
+        return [Judge(unit.step.name, unit.item)]
+    if state.ready and has_place:
+        return [_begin(state.steps[state.ready[0]], now)]
     if state.retries and state.retries[0][0] <= now:
-        step = state.steps[state.retries[0][1]]
-        return [Launch(step.step.name, step.attempt + 1)]
+        unit = state.unit(state.retries[0][1:])
+        if has_place or unit.step.run is not None:
+            return [Launch(unit.step.name, unit.attempt + 1, unit.item)]
     return []
 
 
+def _begin(step: StepState, now: datetime) -> Action:
+    """The first thing that a step still needs, or its launch."""
+    name = step.step.name
+    if step.preparation is Preparation.NEEDED:
+        return Prepare(name)
+    if step.step.approval is not None and step.approved is None:
+        return Record(_question(name, step.step.approval, now))
+    if step.items is None:
+        return Launch(name, step.attempt + 1)
+    item = step.items[step.queue[0]]
+    if item.preparation is Preparation.NEEDED:
+        return Prepare(name, item.item)
+    return Launch(name, item.attempt + 1, item.item)
+
+
+def _question(step: str, approval: Approval, now: datetime) -> ApprovalAsked:
+    due = now + timedelta(seconds=approval.timeout_s)
+    return ApprovalAsked(now, step, approval.message, approval.roles, due)
+
+
 def _settlement(state: RunState, now: datetime) -> list[Action]:
-    return [Record(_settled(state, now))] if state.open == 0 else []
+    # with no step open the init handler may still be on its way, where the run was stopped
+    over = state.open == 0 and not (state.running or state.to_judge or state.concluding)
+    return [Record(_settled(state, now))] if over else []
 
 
 def _settled(state: RunState, now: datetime) -> Settled:
@@ -249,6 +357,8 @@ def _settled(state: RunState, now: datetime) -> Settled:
         return Settled(now, RunStatus.FAILED, state.preparation_error)
     if state.unmet_condition is not None:
         return Settled(now, RunStatus.SKIPPED, state.unmet_condition)
+    if state.init_failure:
+        return Settled(now, RunStatus.FAILED, state.init_failure)
     if state.timed_out is not None:
         return Settled(now, RunStatus.FAILED, f"timed out after {state.timed_out.timeout_s:g} s")
     if state.stops:
@@ -264,7 +374,8 @@ def _settled(state: RunState, now: datetime) -> Settled:
 
 
 def _finish(state: RunState, now: datetime) -> list[Action]:
-    if state.running or state.ready or state.retries or state.outcome is None:
+    going_on = state.running or state.ready or state.ready_runs or state.retries or state.waiting
+    if going_on or state.to_judge or state.outcome is None:
         return []
     status, reason = state.outcome, state.reason
     good = (RunStatus.SUCCEEDED, RunStatus.PARTIALLY_SUCCEEDED)

@@ -28,12 +28,13 @@ from runner.engine.events import (
     StopRequested,
 )
 from runner.engine.findings import Finding
+from runner.engine.fold import apply, fold
 from runner.engine.history import History, HistoryError
 from runner.engine.journal import RUN_SCOPE, head, records
 from runner.engine.parts import Parts
 from runner.engine.postponed import Postponed
 from runner.engine.scope import Evaluated, Evaluation, RunScope, ScopeError, Verdict
-from runner.engine.state import SIGKILL, Preparation, StepState, StepStatus, apply, fold
+from runner.engine.state import SIGKILL, Preparation, StepState, StepStatus
 from runner.executors.base import Earlier, Execution, Outcome, Task, Void, is_passing
 from storage.git_errors import NoRoom
 from storage.mask import Mask

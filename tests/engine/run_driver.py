@@ -21,7 +21,8 @@ from runner.engine.events import (
     Started,
     StopRequested,
 )
-from runner.engine.state import RunState, apply, fold, fresh
+from runner.engine.fold import apply, fold
+from runner.engine.state import RunState, fresh
 from runner.language.load import load
 from runner.language.model import Workflow
 from runner.triggers import Trigger, TriggerType

@@ -15,9 +15,10 @@ from real_run import PATH, RUN, Bench, Done, run_text
 
 from runner.engine import summary
 from runner.engine.events import Event, Launched, StopRequested
+from runner.engine.fold import apply
 from runner.engine.history import History
 from runner.engine.journal import Origin, head, records
-from runner.engine.state import RunState, apply
+from runner.engine.state import RunState
 from runner.executors.command import wrapped
 
 

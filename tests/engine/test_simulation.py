@@ -10,9 +10,10 @@ from run_driver import Driver
 
 from runner.engine import journal
 from runner.engine.events import Ended, Finished, Launched, LaunchVoided, Settled
+from runner.engine.fold import fold
 from runner.engine.plan import next_due
 from runner.engine.scope import steps_to_prepare
-from runner.engine.state import FINAL_STEP, fold
+from runner.engine.state import FINAL_STEP
 from runner.language.model import Condition, ContinueOn, RetryPolicy, Step, Workflow
 
 

@@ -10,10 +10,12 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import NamedTuple, Protocol
 
 from runner.engine.events import Event
 from runner.engine.state import RunState
 from runner.executors.base import Executor
+from runner.language.subworkflows import Index
 from storage.mask import Mask
 from storage.records import RunRow, Write
 from storage.store import Store
@@ -22,6 +24,25 @@ from storage.store import Store
 Checkout = Callable[[str, str, Path], Awaitable[None]]
 # called with a run's state and its new events when they are durable
 Observer = Callable[[RunState, Sequence[Event]], None]
+
+
+class Found(NamedTuple):
+    """The file of a workflow at a commit: its text, path and blob ("" outside git), and the text of
+    base.yaml beside it, "" where there is none."""
+
+    source: str
+    path: str
+    blob: str = ""
+    base: str = ""
+
+
+class Library(Protocol):
+    """The workflows that runs may call. Both raise StorageError where they cannot look."""
+
+    async def index(self, repository: str, commit: str) -> Index: ...
+
+    async def read(self, repository: str, commit: str, id: str) -> Found | None:
+        """`id` is one of the index; None if its file is gone or cannot be read as text."""
 
 
 class Slots:
@@ -88,6 +109,7 @@ class Parts:
     owes: Callable[[RunRow], Sequence[Write]]
     checkout: Checkout | None = None  # None: the workspace is there already
     observe: Observer | None = None
+    library: Library | None = None  # None: only local documents can be called
 
     @property
     def executor(self) -> Executor:

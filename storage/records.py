@@ -2,7 +2,7 @@
 
 Storage knows no workflows: ids, statuses and event types are texts here. Every `at` is an
 aware UTC datetime. A write is data, so that several which must agree travel in one transaction.
-Named tuples, as 28 frozen dataclasses would cost `dagmill run` a tenth of its start. Pure.
+Named tuples, as 32 frozen dataclasses would cost `dagmill run` a tenth of its start. Pure.
 """
 
 from __future__ import annotations
@@ -38,6 +38,22 @@ class RunRow(NamedTuple):
     started_at: datetime | None = None
     finished_at: datetime | None = None
     seq: int = 0  # of the last event; kept by the store
+    # The first append says these; later heads leave them as they are.
+    parent: str = ""  # of a child run, which stands in no list but its parent's; "" for a root
+    retry_of: str = ""  # the run that this one does again, "" for a first attempt
+    attempt: int = 1  # counts the chain of retries
+    priority: int = 0  # higher leaves the queue first
+    not_before: datetime | None = None  # it stays queued until then
+    keep_days: int = 30  # after its end; 0: for ever
+
+
+class Claim(NamedTuple):
+    """What a run holds while it is active, as at most `max` runs may at once (0: no limit).
+    `cancels`: it wants older runs of the same name stopped."""
+
+    name: str
+    max: int
+    cancels: bool = False
 
 
 class TriggerRow(NamedTuple):
@@ -143,8 +159,9 @@ class OwedRow(NamedTuple):
 
 
 class Append(NamedTuple):
-    """Add `records` after `after` (0: a new run) and replace the head. Conflict if the run has
-    another last seq."""
+    """Add `records` after `after` (0: a new run) and replace the head, but for what only the first
+    append says. Conflict if the run has another last seq. A run that is final (`finished_at` set)
+    holds no claims any more."""
 
     run: str
     after: int
@@ -215,6 +232,27 @@ class RequireRoom(NamedTuple):
     limit: int
 
 
+class PutClaims(NamedTuple):
+    """What the run claims, in place of what it claimed before."""
+
+    run: str
+    claims: tuple[Claim, ...]
+
+
+class RequireClaims(NamedTuple):
+    """Busy if, for one of the run's claims, `max` or more other runs that are running or waiting
+    hold it."""
+
+    run: str
+
+
+class DeleteRun(NamedTuple):
+    """Forget a final run and its children: rows, events, values, claims. Nothing if it is unknown;
+    Conflict if it is not final. Its triggers stay, as a key elects once and for all."""
+
+    run: str
+
+
 class PutDefinition(NamedTuple):
     row: DefinitionRow
 
@@ -272,6 +310,9 @@ Write = (
     | RaiseApplied
     | RequireApplied
     | RequireRoom
+    | PutClaims
+    | RequireClaims
+    | DeleteRun
     | PutDefinition
     | DropDefinition
     | PutEntry

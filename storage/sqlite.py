@@ -23,6 +23,7 @@ from typing import Any, Concatenate, Final, Literal, ParamSpec, TypeVar
 from storage import migrations, sqlite_reads
 from storage.records import (
     Append,
+    Claim,
     DefinitionRow,
     DeliveryRow,
     EntryRow,
@@ -229,6 +230,7 @@ class SqliteStore:
         commit: str | None = None,
         before: tuple[datetime, str] | None = None,
         limit: int = 50,
+        parent: str = "",
     ) -> list[RunRow]:
         asked = sqlite_reads.RunFilter(
             repository=repository,
@@ -236,11 +238,18 @@ class SqliteStore:
             statuses=None if statuses is None else tuple(dict.fromkeys(statuses)),
             commit=commit,
             before=before,
+            parent=parent,
         )
         return await self._ask(sqlite_reads.runs, asked, limit)
 
-    async def oldest_queued(self, repository: str, workflow: str) -> RunRow | None:
-        return await self._ask(sqlite_reads.oldest_queued, repository, workflow)
+    async def queued(self, repository: str, workflow: str, *, limit: int) -> list[RunRow]:
+        return await self._ask(sqlite_reads.queued, repository, workflow, limit)
+
+    async def claims(self, run: str) -> tuple[Claim, ...]:
+        return await self._ask(sqlite_reads.claims, run)
+
+    async def claimants(self, name: str, *, statuses: Iterable[str]) -> list[RunRow]:
+        return await self._ask(sqlite_reads.claimants, name, tuple(statuses))
 
     async def count_runs(self, repository: str, workflow: str, *, statuses: Iterable[str]) -> int:
         return await self._ask(count_runs, repository, workflow, tuple(statuses))

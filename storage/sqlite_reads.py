@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from storage.records import (
+    Claim,
     DefinitionRow,
     DeliveryRow,
     EntryRow,
@@ -26,7 +27,7 @@ from storage.sqlite_writes import instant, instant_or_none, microseconds
 
 _RUN = (
     "run, repository, workflow, name, status, reason, trigger_type, ref, commit_id, queued_at,"
-    " started_at, finished_at, seq"
+    " started_at, finished_at, seq, parent, retry_of, attempt, priority, not_before, keep_days"
 )
 _TRIGGER = "key, repository, workflow, at, verdict, run, cause"
 _REPOSITORY = "repository, url, branch, applied, applied_commit, applied_at, fetched_at, problem"
@@ -37,13 +38,15 @@ _DELIVERY = (
 
 
 class RunFilter(NamedTuple):
-    """Which runs a list asks for; None: any. `statuses` has no value twice."""
+    """Which runs a list asks for; None: any. `statuses` has no value twice. Root runs, or the
+    children of `parent`."""
 
     repository: str | None = None
     workflow: str | None = None
     statuses: tuple[str, ...] | None = None
     commit: str | None = None
     before: tuple[datetime, str] | None = None
+    parent: str = ""
 
 
 def events(connection: sqlite3.Connection, run: str, after: int) -> list[EventRecord]:
@@ -88,8 +91,9 @@ def runs_query(asked: RunFilter, limit: int) -> tuple[str, list[str | int]]:
 def _runs_of_status(
     asked: RunFilter, status: str | None, limit: int
 ) -> tuple[str, list[str | int]]:
-    terms: list[str] = []
-    values: list[str | int] = []
+    # The partial indexes are used where a term reads as their own condition does.
+    terms = ["parent = ? AND parent <> ''" if asked.parent else "parent = ''"]
+    values: list[str | int] = [asked.parent] if asked.parent else []
     for column, value in (
         ("repository", asked.repository),
         ("workflow", asked.workflow),
@@ -97,38 +101,70 @@ def _runs_of_status(
         ("commit_id", asked.commit),
     ):
         if value is not None:
-            # A "+" keeps a term from choosing the index: a commit has few runs, its index is best.
-            lesser = column != "commit_id" and bool(asked.commit)
+            # A "+" keeps a term from choosing the index: a commit has few runs and a parent few
+            # children, their indexes are best.
+            lesser = bool(asked.parent or (asked.commit and column != "commit_id"))
             terms.append(f"{'+' if lesser else ''}{column} = ?")
             values.append(value)
-    if asked.commit:
+    if asked.commit and not asked.parent:
         terms.append("commit_id <> ''")  # as the index's own condition says
     if asked.before is not None:
         terms.append("(queued_at, run) < (?, ?)")
         values += (microseconds(asked.before[0]), asked.before[1])
-    where = f" WHERE {' AND '.join(terms)}" if terms else ""
-    sql = f"SELECT {_RUN} FROM runs{where} ORDER BY queued_at DESC, run DESC LIMIT ?"  # noqa: S608
+    where = " AND ".join(terms)
+    sql = (
+        f"SELECT {_RUN} FROM runs WHERE {where}"  # noqa: S608 (texts of this module only)
+        " ORDER BY queued_at DESC, run DESC LIMIT ?"
+    )
     return sql, [*values, limit]
 
 
-def oldest_queued(connection: sqlite3.Connection, repository: str, workflow: str) -> RunRow | None:
-    return _one_run(
-        connection,
-        f"SELECT {_RUN} FROM runs"  # noqa: S608
-        " WHERE repository = ? AND workflow = ? AND status = 'queued'"
-        " ORDER BY queued_at, run LIMIT 1",
-        (repository, workflow),
+QUEUED = (
+    f"SELECT {_RUN} FROM runs"  # noqa: S608
+    " WHERE repository = ? AND workflow = ? AND status = 'queued' AND parent = ''"
+    " ORDER BY priority DESC, queued_at, run LIMIT ?"
+)
+
+
+def queued(
+    connection: sqlite3.Connection, repository: str, workflow: str, limit: int
+) -> list[RunRow]:
+    """In the order in which they leave the queue."""
+    rows = connection.execute(QUEUED, (repository, workflow, limit)).fetchall()
+    return [_run_row(row) for row in rows]
+
+
+def claims(connection: sqlite3.Connection, run: str) -> tuple[Claim, ...]:
+    rows = connection.execute(
+        "SELECT name, max, cancels FROM claims WHERE run = ? ORDER BY name", (run,)
     )
+    return tuple(Claim(name, most, bool(cancels)) for name, most, cancels in rows)
+
+
+def claimants(connection: sqlite3.Connection, name: str, statuses: tuple[str, ...]) -> list[RunRow]:
+    """Oldest first."""
+    rows = connection.execute(claimants_query(len(statuses)), (name, *statuses)).fetchall()
+    return [_run_row(row) for row in rows]
+
+
+def claimants_query(statuses: int) -> str:
+    columns = ", ".join(f"runs.{column}" for column in _RUN.split(", "))
+    return (
+        f"SELECT {columns} FROM claims CROSS JOIN runs ON runs.run = claims.run"  # noqa: S608
+        f" WHERE claims.name = ? AND runs.status IN ({','.join('?' * statuses)})"
+        " ORDER BY runs.queued_at, runs.run"
+    )
+
+
+LATEST = (
+    f"SELECT {_RUN} FROM runs"  # noqa: S608
+    " WHERE repository = ? AND workflow = ? AND parent = '' AND finished_at IS NOT NULL"
+    " ORDER BY queued_at DESC, run DESC LIMIT 1"
+)
 
 
 def latest_run(connection: sqlite3.Connection, repository: str, workflow: str) -> RunRow | None:
-    return _one_run(
-        connection,
-        f"SELECT {_RUN} FROM runs"  # noqa: S608
-        " WHERE repository = ? AND workflow = ? AND finished_at IS NOT NULL"
-        " ORDER BY queued_at DESC, run DESC LIMIT 1",
-        (repository, workflow),
-    )
+    return _one_run(connection, LATEST, (repository, workflow))
 
 
 def values(connection: sqlite3.Connection, run: str) -> dict[tuple[str, str], str]:
@@ -180,7 +216,7 @@ def commits_in_use(
 ) -> frozenset[str]:
     rows = connection.execute(
         "SELECT '', commit_id FROM runs WHERE repository = ? AND status IN"
-        " ('queued', 'running', 'waiting')"
+        " ('queued', 'running', 'waiting') AND parent = ''"
         " UNION SELECT run, commit_id FROM owed JOIN runs ON runs.run = owed.key"
         " WHERE owed.kind = 'cleanup' AND repository = ?",
         (repository, repository),
@@ -303,7 +339,8 @@ def _one_run(connection: sqlite3.Connection, sql: str, values: tuple[str, ...]) 
 
 def _run_row(row: tuple[Any, ...]) -> RunRow:
     run, repository, workflow, name, status, reason, trigger_type, ref, commit, *rest = row
-    queued_at, started_at, finished_at, seq = rest
+    queued_at, started_at, finished_at, seq, parent, retry_of, attempt, *rest = rest
+    priority, not_before, keep_days = rest
     return RunRow(
         run=run,
         repository=repository,
@@ -318,6 +355,12 @@ def _run_row(row: tuple[Any, ...]) -> RunRow:
         started_at=instant_or_none(started_at),
         finished_at=instant_or_none(finished_at),
         seq=seq,
+        parent=parent,
+        retry_of=retry_of,
+        attempt=attempt,
+        priority=priority,
+        not_before=instant_or_none(not_before),
+        keep_days=keep_days,
     )
 
 

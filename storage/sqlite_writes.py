@@ -14,6 +14,7 @@ from typing import Any
 
 from storage.records import (
     Append,
+    DeleteRun,
     DropDefinition,
     EventRecord,
     Move,
@@ -21,6 +22,7 @@ from storage.records import (
     Owe,
     Pay,
     Postpone,
+    PutClaims,
     PutDefinition,
     PutDelivery,
     PutEntry,
@@ -30,6 +32,7 @@ from storage.records import (
     PutValues,
     RaiseApplied,
     RequireApplied,
+    RequireClaims,
     RequireRoom,
     RunRow,
     TriggerRow,
@@ -72,7 +75,8 @@ def perform(connection: sqlite3.Connection, writes: Iterable[Write]) -> None:
 
 _INSERT_HEAD = (
     "INSERT INTO runs (repository, workflow, name, status, reason, trigger_type, ref, commit_id,"
-    " queued_at, started_at, finished_at, seq, run) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)"
+    " queued_at, started_at, finished_at, seq, run, parent, retry_of, attempt, priority,"
+    " not_before, keep_days) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
     " ON CONFLICT DO NOTHING"
 )
 # Most appends change nothing of the head but its seq, which stands in no index.
@@ -99,7 +103,8 @@ def _append(connection: sqlite3.Connection, write: Append) -> None:
     _check_append(write)
     head = _head(write.head)
     if write.after == 0:
-        changed = connection.execute(_INSERT_HEAD, (*head, last, write.run)).rowcount
+        values = (*head, last, write.run, *_kept(write.head))
+        changed = connection.execute(_INSERT_HEAD, values).rowcount
     else:
         where = (write.run, write.after)
         changed = connection.execute(_ADVANCE_HEAD, (last, *where, *head)).rowcount
@@ -111,6 +116,8 @@ def _append(connection: sqlite3.Connection, write: Append) -> None:
             "read what was written first, and decide again"
         )
     _insert_events(connection, write.records)
+    if write.head.finished_at is not None:
+        connection.execute("DELETE FROM claims WHERE run = ?", (write.run,))
 
 
 def _check_append(write: Append) -> None:
@@ -138,6 +145,18 @@ def _head(row: RunRow) -> tuple[str | int | None, ...]:
         microseconds(row.queued_at),
         microseconds_or_none(row.started_at),
         microseconds_or_none(row.finished_at),
+    )
+
+
+def _kept(row: RunRow) -> tuple[str | int | None, ...]:
+    """What only the first append says."""
+    return (
+        row.parent,
+        row.retry_of,
+        row.attempt,
+        row.priority,
+        microseconds_or_none(row.not_before),
+        row.keep_days,
     )
 
 
@@ -187,14 +206,52 @@ def _require_room(connection: sqlite3.Connection, write: RequireRoom) -> None:
 def count_runs(
     connection: sqlite3.Connection, repository: str, workflow: str, statuses: tuple[str, ...]
 ) -> int:
-    """How many runs of the workflow have one of `statuses`."""
+    """How many root runs of the workflow have one of `statuses`."""
     marks = ",".join("?" * len(statuses))
     (count,) = connection.execute(
         "SELECT count(*) FROM runs WHERE repository = ? AND workflow = ?"  # noqa: S608 (marks only)
-        f" AND status IN ({marks})",
+        f" AND status IN ({marks}) AND parent = ''",
         (repository, workflow, *statuses),
     ).fetchone()
     return int(count)
+
+
+def _put_claims(connection: sqlite3.Connection, write: PutClaims) -> None:
+    connection.execute("DELETE FROM claims WHERE run = ?", (write.run,))
+    connection.executemany(
+        "INSERT INTO claims (run, name, max, cancels) VALUES (?,?,?,?)",
+        [(write.run, claim.name, claim.max, claim.cancels) for claim in write.claims],
+    )
+
+
+def _require_claims(connection: sqlite3.Connection, write: RequireClaims) -> None:
+    full = connection.execute(
+        "SELECT mine.name, mine.max, count(*) FROM claims AS mine"
+        " CROSS JOIN claims AS theirs ON theirs.name = mine.name AND theirs.run <> mine.run"
+        " CROSS JOIN runs ON runs.run = theirs.run AND runs.status IN ('running', 'waiting')"
+        " WHERE mine.run = ? AND mine.max > 0"
+        " GROUP BY mine.name, mine.max HAVING count(*) >= mine.max LIMIT 1",
+        (write.run,),
+    ).fetchone()
+    if full is not None:
+        name, most, count = full
+        raise Busy(f"{name}: {count} of at most {most} runs are running or waiting")
+
+
+def _delete_run(connection: sqlite3.Connection, write: DeleteRun) -> None:
+    row = connection.execute("SELECT finished_at FROM runs WHERE run = ?", (write.run,)).fetchone()
+    if row is None:
+        return
+    if row[0] is None:
+        raise Conflict(f"run {write.run} is not over; it can be deleted when it is")
+    tree = connection.execute(
+        "WITH RECURSIVE tree (run) AS (VALUES (?) UNION"
+        " SELECT runs.run FROM tree CROSS JOIN runs ON runs.parent = tree.run"
+        " WHERE runs.parent <> '') SELECT run FROM tree",
+        (write.run,),
+    ).fetchall()
+    for table in ("events", "run_values", "claims", "runs"):
+        connection.executemany(f"DELETE FROM {table} WHERE run = ?", tree)  # noqa: S608 (our own)
 
 
 # Triggers and deliveries
@@ -390,6 +447,9 @@ _PERFORMERS: dict[type[Write], Callable[[sqlite3.Connection, Any], None]] = {
     RaiseApplied: _raise_applied,
     RequireApplied: _require_applied,
     RequireRoom: _require_room,
+    PutClaims: _put_claims,
+    RequireClaims: _require_claims,
+    DeleteRun: _delete_run,
     PutDefinition: _put_definition,
     DropDefinition: _drop_definition,
     PutEntry: _put_entry,
@@ -404,7 +464,10 @@ def topics(write: Write) -> tuple[str, ...]:
     """What `Store.listen` calls the things that this write touched."""
     match write:
         case Append():
-            return (f"run:{write.run}", "runs")
+            ended = write.head.finished_at is not None and not write.head.parent
+            return (f"run:{write.run}", "runs", *(("ended",) if ended else ()))
+        case DeleteRun():
+            return ("runs",)
         case Owe() | Postpone():
             return (f"owed:{write.kind}",)
         case PutDefinition():

@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Protocol
 
 from storage.records import (
+    Claim,
     DefinitionRow,
     DeliveryRow,
     EntryRow,
@@ -50,7 +51,7 @@ class Duplicate(Refused):
 
 
 class Busy(Refused):
-    """A RequireRoom found no room."""
+    """A RequireRoom or RequireClaims found no room."""
 
 
 class Store(Protocol):
@@ -79,8 +80,8 @@ class Store(Protocol):
     def listen(self, topic: str, callback: Callable[[], None]) -> Callable[[], None]:
         """Call `callback` in the loop soon after each commit that touched `topic`; returns the
         function that ends it. Topics: `run:<id>` (events appended), `runs` (any head changed),
-        `owed:<kind>` (an Owe or Postpone was written), `definitions:<repository>`. Several commits
-        may make one call."""
+        `ended` (a root run became final), `owed:<kind>` (an Owe or Postpone was written),
+        `definitions:<repository>`. Several commits may make one call."""
 
     async def events(self, run: str, *, after: int = 0) -> list[EventRecord]: ...
 
@@ -95,17 +96,26 @@ class Store(Protocol):
         commit: str | None = None,
         before: tuple[datetime, str] | None = None,
         limit: int = 50,
+        parent: str = "",
     ) -> list[RunRow]:
-        """Newest first by (queued_at, run); `before` is the cursor: the last row's pair."""
+        """Root runs, or the children of `parent`: newest first by (queued_at, run); `before` is
+        the cursor: the last row's pair."""
 
-    async def oldest_queued(self, repository: str, workflow: str) -> RunRow | None: ...
+    async def queued(self, repository: str, workflow: str, *, limit: int) -> list[RunRow]:
+        """Queued root runs of a workflow in the order in which they leave the queue: by priority,
+        the highest first, then by age. Those whose `not_before` is to come are among them."""
 
-    async def count_runs(
-        self, repository: str, workflow: str, *, statuses: Iterable[str]
-    ) -> int: ...
+    async def count_runs(self, repository: str, workflow: str, *, statuses: Iterable[str]) -> int:
+        """Of root runs."""
 
     async def latest_run(self, repository: str, workflow: str) -> RunRow | None:
-        """The newest final run (finished_at set) of a workflow."""
+        """The newest final root run (finished_at set) of a workflow."""
+
+    async def claims(self, run: str) -> tuple[Claim, ...]:
+        """By name; none once the run is final."""
+
+    async def claimants(self, name: str, *, statuses: Iterable[str]) -> list[RunRow]:
+        """Runs of these statuses that claim `name`, oldest first."""
 
     async def values(self, run: str) -> dict[tuple[str, str], str]:
         """(scope, name) → value of everything PutValues kept for the run."""
@@ -125,8 +135,8 @@ class Store(Protocol):
     async def commits_in_use(
         self, repository: str, *, but_for: Iterable[str] = ()
     ) -> frozenset[str]:
-        """Commits of the repository's runs that are not final, or final and still owe `cleanup`;
-        the final runs `but_for` do not count."""
+        """Commits of the repository's root runs that are not final, or final and still owe
+        `cleanup`; the final runs `but_for` do not count."""
 
     async def refs(self, repository: str) -> dict[str, RefRow]:
         """Full ref → its newest row, deleted refs (oid None) included."""

@@ -125,11 +125,11 @@ class Admission:
         """Admit from one queue until it is empty or there is no room."""
         while not self._closed:
             del self._queues[queue]  # before reading: who queues meanwhile puts it back
-            row = await self._store.oldest_queued(*queue)
-            if row is None:
+            rows = await self._store.queued(*queue, limit=1)
+            if not rows:
                 return
             self._queues[queue] = None
-            if not await self._admit(row):
+            if not await self._admit(rows[0]):
                 return
 
     async def _admit(self, row: RunRow) -> bool:

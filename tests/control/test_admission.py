@@ -97,15 +97,15 @@ async def test_what_is_queued_starts_after_reads_have_failed(
 ) -> None:
     await house.push(a=ONE)
     runs = await queue(house, "a", 1)
-    read, failures = house.store.oldest_queued, 2
+    read, failures = house.store.queued, 2
 
-    async def broken(repository: str, workflow: str) -> RunRow | None:
+    async def broken(repository: str, workflow: str, *, limit: int) -> list[RunRow]:
         nonlocal failures
         failures -= 1
         if failures >= 0:
             raise StorageError("cannot read the database: disk I/O error")
-        return await read(repository, workflow)
+        return await read(repository, workflow, limit=limit)
 
-    monkeypatch.setattr(house.store, "oldest_queued", broken)
+    monkeypatch.setattr(house.store, "queued", broken)
     async with admitting(house):
         await house.until(lambda: house.started == runs, "runs")

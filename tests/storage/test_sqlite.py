@@ -11,7 +11,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -28,6 +28,7 @@ from storage.records import (
     TriggerRow,
 )
 from storage.sqlite import DATABASE, open_store
+from storage.sqlite_writes import instant
 from storage.store import Duplicate, StorageError, StoreUnusable
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -36,15 +37,6 @@ NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 def append(run: str, after: int, data: str = "{}") -> Append:
     head = RunRow(run, "ops", "etl", "ETL", "running", "", "push", "", "", NOON)
     return Append(run, after, (EventRecord(run, after + 1, NOON, "Started", 1, data),), head)
-
-
-def head(
-    run: str, status: str, *, finished_at: datetime | None = None, repository: str = "ops"
-) -> Append:
-    """A run with one fact that stands so."""
-    row = RunRow(run, repository, "etl", "ETL", status, "", "push", "", "", NOON)
-    record = EventRecord(run, 1, NOON, "Queued", 1, "{}")
-    return Append(run, 0, (record,), row._replace(finished_at=finished_at))
 
 
 @pytest.fixture
@@ -203,30 +195,63 @@ async def test_a_migration_is_run_once_and_keeps_what_is_stored(
     connection.close()
 
 
+DAY = 86400 * 1_000_000
+
+
+async def of_schema(number: int, data: Path, own_migrations: Path, *, sql: str) -> None:
+    """Make a data folder as the program with so many migrations made it, and run `sql` there."""
+    shipped = sorted((own_migrations / "sqlite").glob("*.sql"))
+    for later in shipped[number:]:
+        later.rename(own_migrations / later.name)
+    await open_and_close(data, migrations_folder=own_migrations)
+    with sqlite3.connect(data / DATABASE) as connection:
+        connection.executescript(sql)
+    connection.close()
+
+
+def old_run(run: str, status: str, *, repository: str = "ops") -> str:
+    """A run that began at 0 and, if it is over, ended after a day; with one fact."""
+    ended = "NULL" if status in ("running", "queued") else DAY
+    values = f"'{run}', '{repository}', 'etl', 'ETL', '{status}', '', 'push', '', '', 0, NULL"
+    fact = f"'{run}', 1, 0, 'Queued', 1, '{{}}'"
+    return f"INSERT INTO runs VALUES ({values}, {ended}, 1); INSERT INTO events VALUES ({fact});"  # noqa: S608
+
+
 async def test_a_folder_of_the_first_schema_owes_the_clearing_up_after_its_failed_runs(
     tmp_path: Path, own_migrations: Path
 ) -> None:
-    shipped = sorted((own_migrations / "sqlite").glob("*.sql"))
-    for later in shipped[1:]:
-        later.rename(tmp_path / later.name)
-    store = open_store(tmp_path / "data", migrations_folder=own_migrations)
-    owed_already = NOON + timedelta(days=1)
-    await store.write(
-        head("failed", "failed", finished_at=NOON),
-        head("good", "succeeded", finished_at=NOON),
-        head("running", "running"),
-        head("local", "failed", finished_at=NOON, repository=""),
-        head("owed", "failed", finished_at=NOON),
-        Owe("cleanup", "owed", owed_already),
-    )
-    await store.close()
+    old = [old_run("failed", "failed"), old_run("good", "succeeded"), old_run("on", "running")]
+    old += [old_run("local", "failed", repository=""), old_run("owed", "failed")]
+    owed_already = f"INSERT INTO owed VALUES ('cleanup', 'owed', 1, {2 * DAY}, 0, '');"  # noqa: S608
+    sql = "".join([*old, owed_already])
+    await of_schema(1, tmp_path / "data", own_migrations, sql=sql)
     store = open_store(tmp_path / "data")
-    rows = await store.owed("cleanup", due=NOON + timedelta(days=30))
+    rows = await store.owed("cleanup", due=NOON)
     await store.close()
     assert rows == [
-        OwedRow("cleanup", "owed", 1, owed_already, 0, ""),
-        OwedRow("cleanup", "failed", 1, NOON + timedelta(days=7), 0, ""),
+        OwedRow("cleanup", "owed", 1, instant(2 * DAY), 0, ""),
+        OwedRow("cleanup", "failed", 1, instant(8 * DAY), 0, ""),
     ]
+
+
+async def test_runs_of_the_second_schema_are_roots_that_are_kept_for_thirty_days(
+    tmp_path: Path, own_migrations: Path
+) -> None:
+    old = [old_run("good", "succeeded"), old_run("on", "running")]
+    old.append(old_run("local", "failed", repository=""))
+    await of_schema(2, tmp_path / "data", own_migrations, sql="".join(old))
+    store = open_store(tmp_path / "data")
+    runs = await store.runs(repository="ops")
+    expiring = await store.owed("expire", due=NOON)
+    await store.append(
+        "on", after=1, records=[EventRecord("on", 2, NOON, "Started", 1, "{}")], head=runs[0]
+    )
+    await store.close()
+    assert [(row.run, row.parent, row.attempt, row.keep_days) for row in runs] == [
+        ("on", "", 1, 30),
+        ("good", "", 1, 30),
+    ]
+    assert expiring == [OwedRow("expire", "good", 1, instant(31 * DAY), 0, "")]
 
 
 async def test_a_migration_that_fails_changes_nothing(tmp_path: Path, own_migrations: Path) -> None:
@@ -430,6 +455,9 @@ def schema() -> Iterator[sqlite3.Connection]:
         ({"commit": "c"}, "runs_by_commit"),
         ({"commit": "c", "repository": "ops", "workflow": "etl"}, "runs_by_commit"),
         ({"commit": "c", "statuses": ("failed",)}, "runs_by_commit"),
+        ({"parent": "r0"}, "runs_by_parent"),
+        ({"parent": "r0", "workflow": "etl", "commit": "c"}, "runs_by_parent"),
+        ({"parent": "r0", "statuses": ("failed", "queued")}, "runs_by_parent"),
     ],
 )
 def test_each_list_of_runs_comes_sorted_out_of_one_index(
@@ -448,12 +476,36 @@ def test_each_list_of_runs_comes_sorted_out_of_one_index(
     assert reads
     for text in reads:
         assert f" runs USING INDEX {index} " in f"{text} "
+        # Without a filter the index is read from its end, as it has the listed runs only.
         assert text.startswith("SEARCH") or (not asked and before is None)
     # Only the few rows that the statuses' subqueries gave may be sorted, on the outside.
     for parent, text in plan.values():
         if "TEMP B-TREE" in text:
             assert "statuses" in asked
             assert not plan.get(parent, (0, ""))[1].startswith("CO-ROUTINE")
+
+
+@pytest.mark.parametrize(
+    ("sql", "reads"),
+    [
+        (sqlite_reads.QUEUED, ["SEARCH runs USING INDEX runs_queued"]),
+        (sqlite_reads.LATEST, ["SEARCH runs USING INDEX runs_by_workflow"]),
+        (
+            sqlite_reads.claimants_query(2),
+            ["SEARCH claims USING COVERING INDEX claims_by_name", "SEARCH runs USING INDEX"],
+        ),
+    ],
+)
+def test_what_admission_asks_again_and_again_is_looked_up(
+    schema: sqlite3.Connection, sql: str, reads: list[str]
+) -> None:
+    marks = ["x"] * sql.count("?")
+    plan = [text for *_, text in schema.execute(f"EXPLAIN QUERY PLAN {sql}", marks)]
+    looked_up = [text for text in plan if "TEMP B-TREE" not in text]
+    assert len(looked_up) == len(reads)
+    for text, begin in zip(looked_up, reads, strict=True):
+        assert text.startswith(begin)
+    assert len(plan) == len(reads) or sql == sqlite_reads.claimants_query(2)
 
 
 def test_entries_are_looked_up_by_key(schema: sqlite3.Connection) -> None:

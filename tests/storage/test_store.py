@@ -16,7 +16,9 @@ import pytest
 
 from storage.records import (
     Append,
+    Claim,
     DefinitionRow,
+    DeleteRun,
     DeliveryRow,
     DropDefinition,
     EntryRow,
@@ -27,6 +29,7 @@ from storage.records import (
     OwedRow,
     Pay,
     Postpone,
+    PutClaims,
     PutDefinition,
     PutDelivery,
     PutEntry,
@@ -38,6 +41,7 @@ from storage.records import (
     RefRow,
     RepositoryRow,
     RequireApplied,
+    RequireClaims,
     RequireRoom,
     RunRow,
     TriggerRow,
@@ -393,14 +397,72 @@ async def test_runs_are_filtered(
     assert [row.run for row in found] == expected
 
 
-async def test_the_oldest_queued_and_the_latest_final_run_of_a_workflow(store: Store) -> None:
+async def test_the_latest_final_run_of_a_workflow_is_found(store: Store) -> None:
     rows = await five_runs(store)
-    older = head("r0", queued_at=NOON + 2 * SECOND, status="queued", seq=1)
-    await add_run(store, older)
-    assert await store.oldest_queued("ops", "etl") == older
-    assert await store.oldest_queued("web", "etl") is None
     assert await store.latest_run("ops", "etl") == rows[2]
     assert await store.latest_run("web", "etl") is None
+
+
+async def test_runs_leave_the_queue_by_priority_and_then_by_age(store: Store) -> None:
+    for run, priority, age in (("a", 0, 1), ("b", 5, 3), ("c", 5, 2), ("d", -1, 0), ("e", 0, 1)):
+        row = head(run, status="queued", priority=priority, queued_at=NOON + age * SECOND)
+        await add_run(store, row)
+    await add_run(store, head("f", priority=9))
+    await add_run(store, head("g", priority=9, status="queued", workflow="load"))
+    queued = await store.queued("ops", "etl", limit=9)
+    assert [row.run for row in queued] == ["c", "b", "a", "e", "d"]
+    assert await store.queued("ops", "etl", limit=2) == queued[:2]
+    assert await store.queued("web", "etl", limit=9) == []
+
+
+async def test_what_only_the_first_append_says_is_kept(store: Store, other: Store) -> None:
+    first = head(
+        parent="r0",
+        retry_of="r-1",
+        attempt=3,
+        priority=7,
+        not_before=NOON + SECOND,
+        keep_days=0,
+    )
+    await add_run(store, first)
+    await store.append("r1", after=1, records=[event(2)], head=head(status="failed"))
+    assert await other.run("r1") == first._replace(status="failed", seq=2)
+
+
+async def test_child_runs_stand_in_no_list_but_their_parents(store: Store, other: Store) -> None:
+    rows = await five_runs(store)
+    await store.write(Owe("cleanup", "r1", NOON))
+    in_use = await store.commits_in_use("ops")
+    for n, status in enumerate(("queued", "running", "failed")):
+        finished_at = NOON + 9 * SECOND if status == "failed" else None
+        at = NOON + n * SECOND
+        child = head(
+            f"c{n}",
+            parent="r3",
+            status=status,
+            queued_at=at,
+            finished_at=finished_at,
+            commit="e" * 40,
+            seq=1,
+        )
+        await add_run(store, child)
+    assert await other.runs() == rows
+    assert [row.run for row in await other.runs(statuses=["queued", "running"])] == [
+        "r5",
+        "r4",
+        "r2",
+    ]
+    assert await other.runs(commit="e" * 40) == []
+    assert [row.run for row in await other.queued("ops", "etl", limit=9)] == ["r4"]
+    assert await other.count_runs("ops", "etl", statuses=["queued", "running"]) == 1
+    assert await other.latest_run("ops", "etl") == rows[2]
+    assert await other.commits_in_use("ops") == in_use
+    await other.write(RequireRoom("ops", "etl", ("running",), 1))
+    children = await other.runs(parent="r3")
+    assert [row.run for row in children] == ["c2", "c1", "c0"]
+    assert await other.runs(parent="r3", statuses=["queued"], workflow="etl") == children[2:]
+    assert await other.runs(parent="r3", commit="e" * 40, limit=1) == children[:1]
+    assert await other.runs(parent="c1") == []
 
 
 async def test_runs_are_counted_by_status(store: Store) -> None:
@@ -434,6 +496,115 @@ async def test_of_many_who_need_the_last_room_one_gets_it(store: Store, other: S
     )
     assert [type(outcome) for outcome in outcomes].count(Busy) == 9
     assert await store.count_runs("ops", "etl", statuses=["running"]) == 1
+
+
+# Claims
+
+
+async def test_claims_are_kept_replaced_and_gone_with_the_runs_end(
+    store: Store, other: Store
+) -> None:
+    claims = (Claim("group:ops:deploy", 1, cancels=True), Claim("queue:slow", 3))
+    await add_run(store, head())
+    await store.write(PutClaims("r1", (Claim("queue:fast", 1),)))
+    await store.write(PutClaims("r1", claims))
+    assert await other.claims("r1") == claims
+    assert await other.claims("r2") == ()
+    final = head(status="succeeded", finished_at=NOON)
+    await store.append("r1", after=1, records=[event(2)], head=final)
+    assert await other.claims("r1") == ()
+    assert await other.claimants("queue:slow", statuses=["succeeded"]) == []
+
+
+async def test_claimants_are_found_by_name_and_status_oldest_first(store: Store) -> None:
+    for run, status, age in (("a", "queued", 2), ("b", "running", 1), ("c", "waiting", 0)):
+        row = head(run, status=status, queued_at=NOON + age * SECOND, seq=1)
+        await add_run(store, row)
+        await store.write(PutClaims(run, (Claim("queue:slow", 1),)))
+    found = await store.claimants("queue:slow", statuses=["running", "waiting", "queued"])
+    assert [row.run for row in found] == ["c", "b", "a"]
+    assert found[2] == await store.run("a")
+    assert [r.run for r in await store.claimants("queue:slow", statuses=["running"])] == ["b"]
+    assert await store.claimants("queue:fast", statuses=["running"]) == []
+
+
+async def test_a_claim_that_is_held_as_often_as_it_may_be_refuses_a_further_run(
+    store: Store, other: Store
+) -> None:
+    async def add(run: str, status: str, *claims: Claim) -> None:
+        await add_run(store, head(run, status=status))
+        await store.write(PutClaims(run, claims))
+
+    two, one = Claim("queue:two", 2), Claim("queue:one", 1)
+    await add("a", "running", two)
+    await add("b", "queued", two, one)
+    await add("mine", "queued", two, one, Claim("queue:any", 0))
+    await add("c", "running", Claim("queue:any", 0))
+    await other.write(RequireClaims("mine"))
+    await add("d", "waiting", two)
+    with pytest.raises(Busy, match=r"queue:two: 2 of at most 2"):
+        await other.write(RequireClaims("mine"))
+    await other.write(RequireClaims("a"))  # what it holds itself does not count
+    await store.append("d", after=1, records=[event(2, run="d")], head=head("d", finished_at=NOON))
+    await other.write(RequireClaims("mine"))
+    await other.write(RequireClaims("unknown"))
+
+
+async def test_of_many_who_need_the_last_place_of_a_claim_the_first_gets_it(
+    store: Store, other: Store
+) -> None:
+    for n in range(10):
+        await add_run(store, head(f"r{n}", status="queued", workflow=f"w{n}"))
+        await store.write(PutClaims(f"r{n}", (Claim("queue:slow", 1), Claim(f"group:{n}", 1))))
+
+    async def start(handle: Store, n: int) -> None:
+        row = head(f"r{n}", workflow=f"w{n}")
+        await handle.write(
+            RequireClaims(row.run), Append(row.run, 1, (event(2, run=row.run),), row)
+        )
+
+    outcomes = await asyncio.gather(
+        *(start((store, other)[n % 2], n) for n in range(10)), return_exceptions=True
+    )
+    assert [type(outcome) for outcome in outcomes] == [type(None), *[Busy] * 9]
+
+
+# Deletion
+
+
+async def test_a_deleted_run_goes_with_its_children_and_all_that_they_kept(
+    store: Store, other: Store
+) -> None:
+    final = {"status": "failed", "finished_at": NOON, "seq": 1}
+    rows = [
+        head("r1", **final),
+        head("child", parent="r1", **final),
+        head("grandchild", parent="child", **final),
+        head("r2", **final),
+        head("childs-child", parent="r2", **final),
+    ]
+    for row in rows:
+        await add_run(store, row)
+        await store.write(PutValues(row.run, (("run", "X", "secret"),)))
+    await store.write(PutTrigger(trigger()))
+    await other.write(DeleteRun("r1"), DeleteRun("unknown"))
+    for row in rows[:3]:
+        assert await store.run(row.run) is None
+        assert await store.events(row.run) == []
+        assert await store.values(row.run) == {}
+    for row in rows[3:]:
+        assert await store.run(row.run) == row
+        assert len(await store.events(row.run)) == 1
+        assert await store.values(row.run) == {("run", "X"): "secret"}
+    assert await store.trigger("manual:1") == trigger()
+    await other.write(DeleteRun("r1"))
+
+
+async def test_a_run_that_is_not_over_is_not_deleted(store: Store) -> None:
+    await add_run(store, head())
+    with pytest.raises(Conflict, match="r1 is not over"):
+        await store.write(DeleteRun("r1"))
+    assert len(await store.events("r1")) == 1
 
 
 # Values and sources
@@ -693,6 +864,8 @@ def heard(store: Store) -> Callable[[str], asyncio.Queue[str]]:
     [
         ("run:r1", Append("r1", 0, (event(1),), head())),
         ("runs", Append("r1", 0, (event(1),), head())),
+        ("ended", Append("r1", 0, (event(1),), head(finished_at=NOON))),
+        ("runs", DeleteRun("r1")),
         ("owed:fetch", Owe("fetch", "ops", NOON)),
         ("owed:fetch", Postpone("fetch", "ops", 1, NOON, "")),
         ("definitions:ops", PutDefinition(definition())),
@@ -704,7 +877,7 @@ async def test_a_commit_is_told_to_those_who_listen_to_its_topic(
     store: Store,
     heard: Callable[[str], asyncio.Queue[str]],
     topic: str,
-    write: Append | Owe | Postpone | PutDefinition | DropDefinition | RaiseApplied,
+    write: Append | DeleteRun | Owe | Postpone | PutDefinition | DropDefinition | RaiseApplied,
 ) -> None:
     await store.write(PutRepository(RepositoryRow("ops", "u", "")))
     queue = heard(topic)
@@ -721,6 +894,16 @@ async def test_refused_writes_and_other_topics_are_not_told(
     await add_run(store, head("r2"))
     await others.get()
     assert mine.empty()
+
+
+async def test_the_end_of_a_child_run_is_no_end_of_a_run_that_has_a_place(
+    store: Store, heard: Callable[[str], asyncio.Queue[str]]
+) -> None:
+    ended, child = heard("ended"), heard("run:c1")
+    await add_run(store, head("r1"))
+    await add_run(store, head("c1", parent="r1", finished_at=NOON))
+    await child.get()
+    assert ended.empty()
 
 
 async def test_commits_of_one_turn_make_one_call(

@@ -100,6 +100,24 @@ def expand(
     )
 
 
+def expand_known(text: str, scope: Mapping[str, str]) -> str:
+    """`text` with the values that are known before a run put in; every other reference, also one
+    whose path is not there, and every backtick command stay as written."""
+    return "".join(
+        piece if isinstance(piece, str) else _known_or_written(piece, scope)
+        for piece in parse(text).pieces
+    )
+
+
+def _known_or_written(piece: _Value | _Command, scope: Mapping[str, str]) -> str:
+    if isinstance(piece, _Command) or piece.name not in scope:
+        return piece.written
+    try:
+        return _resolve(piece, scope, _NO_REFS)
+    except ExpandError:
+        return piece.written
+
+
 def substitutions(text: str) -> tuple[str, ...]:
     """The commands in backticks, in order, as the shell is to get them."""
     return parse(text).commands

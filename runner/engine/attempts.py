@@ -12,16 +12,17 @@ import json
 import shutil
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 
 from runner.engine import findings, plan, scope, summary, workspace
-from runner.engine.events import Ended, Event, Launched, OutputNote
+from runner.engine.events import Ended, Event, Launched, OutputNote, Prepared
 from runner.engine.findings import Finding
 from runner.engine.history import History
 from runner.engine.journal import PARAMS, RUN_SCOPE
 from runner.engine.parts import Parts
 from runner.engine.scope import Evaluated, Evaluation, RunScope, StepTexts, Verdict
-from runner.engine.state import RunState, StepState, StepStatus
+from runner.engine.state import RunState, StepState, StepStatus, Unit
 from runner.executors.base import Earlier, Outcome, Task
 from runner.language.model import Step
 from runner.triggers import Trigger
@@ -152,7 +153,12 @@ class Attempts:
         )
         return found, verdict
 
-    def preparation(self, step: str) -> Generator[Evaluation, Evaluated, tuple[StepTexts, Verdict]]:
+    async def read_secrets(self) -> None:
+        """Read the values of declared secrets again. Raises ScopeError."""
+
+    def preparation(
+        self, step: str, item: int | None = None
+    ) -> Generator[Evaluation, Evaluated, tuple[StepTexts, Verdict]]:
         """A step's texts, then its preconditions."""
         at = self.state.steps[self.state.index[step]]
         names, refs = self._names(at), self._step_refs
@@ -167,6 +173,25 @@ class Attempts:
             positional=self.run_scope.positional,
         )
         return texts, verdict
+
+    def prepared(
+        self, step: str, item: int | None, found: tuple[StepTexts, Verdict], at: datetime
+    ) -> tuple[Prepared, tuple[Write, ...]]:
+        """The fact of what `preparation` found, and the values to keep with it."""
+        texts, verdict = found
+        event = Prepared(at, step, verdict.met, verdict.reason, verdict.error, item=item)
+        return event, self.keep_texts(step, texts)
+
+    def keep_scope(self, found: RunScope) -> tuple[Write, ...]:
+        return (PutValues(self._run, ((RUN_SCOPE, "scope", found.text()),)),)
+
+    def judgement(self, step: str, item: int | None) -> Generator[Evaluation, Evaluated, Verdict]:
+        """Whether the condition of a repeatPolicy holds."""
+        raise NotImplementedError
+
+    def conclude_items(self, step: str, at: datetime) -> tuple[Ended, tuple[Write, ...]]:
+        """What the items of a parallel step amount to (`plan.conclusion`), with its output."""
+        raise NotImplementedError
 
     def keep_texts(self, step: str, texts: StepTexts) -> tuple[Write, ...]:
         """Remember a step's prepared texts for its attempts."""
@@ -289,7 +314,7 @@ class Attempts:
             self._folder, number=at.index + 1, step=at.step.name, attempt=attempt, launch=launch
         )
 
-    def task(self, step: str, attempt: int, launch: str) -> Task:
+    def task(self, step: str, attempt: int, launch: str, item: int | None = None) -> Task:
         """The next attempt of a step. Raises ScopeError; touches no file."""
         at = self.state.steps[self.state.index[step]]
         refs = self._step_refs
@@ -321,8 +346,9 @@ class Attempts:
             self._run, step, attempt, launch, folder, cwd, line.env, argv, line.script, separate
         )
 
-    def earlier_task(self, at: StepState) -> Task:
+    def earlier_task(self, unit: Unit) -> Task:
         """The attempt that an earlier process launched last, as far as its end needs it."""
+        at = self.state.steps[unit.index]
         with suppress(scope.ScopeError):  # it was known when it was launched
             self._note_secrets(self._texts(at, self._step_refs, {}))
         folder = self._launch_folder(at, at.attempt, at.launch)
@@ -395,7 +421,7 @@ class Attempts:
 
     # Ends
 
-    def findings(self, task: Task) -> Finding:
+    def findings(self, task: Task, outcome: Outcome) -> Finding:
         """Read what an ended attempt left. May run in a thread; raises nothing."""
         step = self.state.steps[self.state.index[task.step]].step
         return findings.read(

@@ -7,13 +7,13 @@ start is admission's.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
 from runner.engine import journal, workspace
-from runner.engine.events import Launched
+from runner.engine.events import Launched, Queued
 from runner.engine.history import History, HistoryError
 from runner.engine.journal import UnreadableRecord, given_up_writes
 from runner.engine.parts import Checkout, Observer, Parts, Slots
@@ -179,7 +179,13 @@ class Engine:
         place = self._workspaces
         if self._parts.checkout is not None:
             place = workspace.workspace_folder(self._workspaces, run)
-        supervisor = Supervisor(history, parts=self._parts, folder=folder, workspace=place)
+        supervisor = Supervisor(
+            history,
+            parts=self._parts,
+            folder=folder,
+            workspace=place,
+            make_workspace=self._maker(history, place),
+        )
         self._supervisors[run] = supervisor
         self._idle.clear()
         try:
@@ -190,6 +196,19 @@ class Engine:
             if not self._supervisors:
                 self._idle.set()
         return row
+
+    def _maker(self, history: History, place: Path) -> Callable[[], Awaitable[None]] | None:
+        """What makes the run's workspace; None where it is there already."""
+        checkout, queued = self._parts.checkout, history.events[0]
+        if checkout is None or not isinstance(queued, Queued):
+            return None
+
+        async def make() -> None:
+            if place.exists():  # of an earlier process that did not get to its end
+                await asyncio.to_thread(workspace.remove, place)
+            await checkout(queued.repository, queued.commit, place)
+
+        return make
 
     def stop(self, run: str, by: str) -> bool:
         """Ask a supervised run to stop, a second time to be killed. False: it is not here."""

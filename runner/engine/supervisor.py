@@ -9,18 +9,22 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal, TypeVar, assert_never
+from typing import Any, Literal, NamedTuple, TypeVar, assert_never
 
-from runner.engine import findings, plan, scope, workspace
+from runner.engine import findings, plan
 from runner.engine.attempts import Attempts
 from runner.engine.evaluation import end_evaluations, evaluate
 from runner.engine.events import (
+    ApprovalRefused,
+    Approved,
     Ended,
     Event,
     Finished,
+    Judged,
+    JudgingStarted,
     Launched,
     LaunchVoided,
     PreparationStarted,
@@ -28,17 +32,17 @@ from runner.engine.events import (
     StopRequested,
 )
 from runner.engine.findings import Finding
-from runner.engine.fold import apply, fold
+from runner.engine.fold import apply
 from runner.engine.history import History, HistoryError
-from runner.engine.journal import RUN_SCOPE, head, records
+from runner.engine.journal import head, records
 from runner.engine.parts import Parts
 from runner.engine.postponed import Postponed
 from runner.engine.scope import Evaluated, Evaluation, RunScope, ScopeError, Verdict
-from runner.engine.state import SIGKILL, Preparation, StepState, StepStatus
+from runner.engine.state import SIGKILL, Preparation, StepStatus, Unit
 from runner.executors.base import Earlier, Execution, Outcome, Task, Void, is_passing
 from storage.git_errors import NoRoom
 from storage.mask import Mask
-from storage.records import PutValues, RunRow, Write
+from storage.records import RunRow, Write
 from storage.store import Conflict, StorageError
 
 STORE_RETRY_S = 1.0
@@ -49,39 +53,64 @@ LONGEST_SLEEP_S = 60.0
 BEFORE_PREPARATION = 2  # a run's first facts, Queued and Started, begin nothing
 
 Effect = Callable[[], None]
-Fact = tuple[Event, tuple[Write, ...]]
 Found = TypeVar("Found")
+Name = tuple[str, int | None]  # of a unit: its step, and the item's number
+_THE_RUN = ("", None)  # in the place of a unit: what is prepared is the run
+
+
+class Fact(NamedTuple):
+    """An event with the writes that belong to it. `answer` is told whether it was recorded: False
+    where it had no meaning any more."""
+
+    event: Event
+    writes: tuple[Write, ...] = ()
+    answer: asyncio.Future[bool] | None = None
+
+    def settle(self, recorded: bool) -> None:
+        if self.answer is not None and not self.answer.done():
+            self.answer.set_result(recorded)
 
 
 class Supervisor:
-    """Takes one admitted run to its end. `supervise` is called once."""
+    """Takes one admitted run to its end. `supervise` is called once. `make_workspace` makes the
+    workspace anew or takes it over; None: it is there already."""
 
-    def __init__(self, history: History, *, parts: Parts, folder: Path, workspace: Path) -> None:
+    def __init__(
+        self,
+        history: History,
+        *,
+        parts: Parts,
+        folder: Path,
+        workspace: Path,
+        make_workspace: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
         self.run = history.run
         self._parts = parts
         self._workflow = history.workflow
-        self._prepares = scope.steps_to_prepare(history.workflow)
-        self._state = fold(history.workflow, history.events, prepares=self._prepares)
+        self._state = history.state()
         self._attempts = Attempts(
             history, state=self._state, parts=parts, folder=folder, workspace=workspace
         )
         self._workspace = workspace
+        self._make_workspace = make_workspace
         self._inbox: list[Fact] = []
         self._wake = asyncio.Event()
-        self._executions: dict[str, Execution] = {}
-        self._preparations: dict[str | None, asyncio.Task[None]] = {}
-        self._held = 0  # slots taken for what runs or is being prepared
-        self._begun_before = len(history.events) > BEFORE_PREPARATION
+        self._executions: dict[Name, Execution] = {}
+        self._preparations: dict[Name, asyncio.Task[None]] = {}
+        self._judgements: dict[Name, asyncio.Task[None]] = {}
+        self._held = 0  # slots taken for what runs or is being evaluated
         self._earlier = [e for e in history.events if isinstance(e, Launched)]
-        self._refused: dict[str, float] = {}  # step → seconds to its next try
+        begun = (Launched, PreparationStarted, Prepared)
+        self._begun_before = any(isinstance(e, begun) for e in history.events)
+        self._refused: dict[Name, float] = {}  # unit → seconds to its next try
         self._said: dict[tuple[str, str, str], float] = {}  # problem → loop time to say it again
         self._interrupt: Literal["", "stop", "kill"] = ""
         self._over = False
 
     @property
     def running(self) -> int:
-        """Steps whose processes are alive now."""
-        return len(self._executions)
+        """Steps whose processes are alive now; a child run counts its own."""
+        return sum(self._takes_place(step) for step, _ in self._executions)
 
     @property
     def mask(self) -> Mask:
@@ -90,7 +119,18 @@ class Supervisor:
 
     def request_stop(self, by: str) -> None:
         """Ask the run to stop; a second time kills. Takes effect in the loop's next turn."""
-        self._deliver((StopRequested(self._parts.clock(), by), ()))
+        self._deliver(Fact(StopRequested(self._parts.clock(), by)))
+
+    def request(self, event: Event) -> Awaitable[bool]:
+        """Record what a person asked for. True when it is durable, False if it has no meaning (a
+        step that does not wait was approved, the run is over)."""
+        answer = asyncio.get_running_loop().create_future()
+        fact = Fact(event, answer=answer)
+        if self._over:
+            fact.settle(recorded=False)
+        else:
+            self._deliver(fact)
+        return answer
 
     def interrupt(self, *, kill: bool = False) -> None:
         """End what runs, as the machine goes away; the run itself goes on with a later start."""
@@ -112,12 +152,15 @@ class Supervisor:
     def _let_go(self) -> None:
         """Leave alone what still runs: it is taken up again by whoever supervises the run next."""
         self._over = True
-        for task in self._preparations.values():
+        for fact in self._inbox:
+            fact.settle(recorded=False)
+        evaluations = [*self._preparations.values(), *self._judgements.values()]
+        for task in evaluations:
             task.cancel()
         for execution in self._executions.values():
             execution.leave()
         self._parts.slots.forget(self._wake.set)
-        self._release(self._held - len(self._preparations))  # those give back their own
+        self._release(self._held - len(evaluations))  # those give back their own
 
     def _deliver(self, fact: Fact) -> None:
         self._inbox.append(fact)
@@ -145,25 +188,39 @@ class Supervisor:
         it is known: a step that ended in time must not be timed out for it."""
         attempts, state = self._attempts, self._state
         attempts.recall(self._earlier, boot_id=self._parts.boot_id)
-        begun = [state.steps[i] for i in state.running]
-        running = [step for step in begun if step.status is StepStatus.RUNNING]
+        begun = list(state.running.values())
+        running = [unit for unit in begun if unit.status is StepStatus.RUNNING]
         if all(launched.boot_id != self._parts.boot_id for launched in self._earlier):
             await self._mend_files()
-        found = await asyncio.gather(*(self._resume(step) for step in running))
+        await self._read_secrets()
+        found = await asyncio.gather(*(self._resume(unit) for unit in running))
         if found:
             import structlog  # here: it loads rich, which a run seldom needs
 
             counts = {word: found.count(word) for word in ("running", "ended", "void", "lost")}
             structlog.get_logger(__name__).info("steps_taken_up", run=self.run, **counts)
         if state.preparation is Preparation.GOING_ON:
-            end_evaluations(self._evaluation_mark(None))
+            end_evaluations(self._evaluation_mark(_THE_RUN))
             self._hold()
-            self._begin_preparation(None)
-        for step in begun:
-            if step.preparation is Preparation.GOING_ON:
-                end_evaluations(self._evaluation_mark(step.step.name))
-                self._hold()
-                self._begin_preparation(step.step.name)
+            self._begin_preparation(_THE_RUN)
+        for unit in begun:
+            if unit.status is StepStatus.RUNNING:
+                continue
+            name = (unit.step.name, unit.item)
+            end_evaluations(self._evaluation_mark(name))
+            self._hold()
+            if unit.judging:
+                self._begin_judgement(name)
+            else:
+                self._begin_preparation(name)
+
+    async def _read_secrets(self) -> None:
+        """Values that are never stored are read again. What needs one that cannot be read now will
+        say so; what runs needs none."""
+        try:
+            await self._attempts.read_secrets()
+        except ScopeError as error:
+            self._say("secrets_not_read", error)
 
     async def _mend_files(self) -> None:
         async def mend() -> None:
@@ -174,17 +231,20 @@ class Supervisor:
         except OSError as error:
             self._say("files_not_mended", error)  # who needs them will say so again
 
-    async def _resume(self, step: StepState) -> str:
-        """What became of a step that ran: `running`, `ended`, `void` or `lost`."""
-        task = self._attempts.earlier_task(step)
-        self._hold()
+    async def _resume(self, unit: Unit) -> str:
+        """What became of a unit that ran: `running`, `ended`, `void` or `lost`."""
+        task = self._attempts.earlier_task(unit)
+        self._hold_for(task.step)
         earlier = Earlier(
             self.run,
             task.folder,
-            same_boot=step.boot_id == self._parts.boot_id,
-            killed=step.stop_signal_sent == SIGKILL,
+            same_boot=unit.boot_id == self._parts.boot_id,
+            killed=unit.stop_signal_sent == SIGKILL,
+            step=task.step,
+            attempt=task.attempt,
+            item=task.item,
         )
-        executor = self._parts.executor
+        executor = self._parts.executor_of(unit.step)
         found: Execution | Outcome | Void
         try:
             found = await self._in_time(
@@ -195,18 +255,21 @@ class Supervisor:
         except OSError as error:
             found = Outcome(self._parts.clock(), error=f"lost: {error}", lost=True)
         if isinstance(found, Void):
-            self._release()
-            now = self._parts.clock()
-            self._deliver((LaunchVoided(now, task.step, task.attempt, task.launch), ()))
+            self._release_for(task.step)
+            self._deliver(Fact(self._voided(task)))
             return "void"
         if isinstance(found, Outcome):
-            finding = await asyncio.to_thread(self._attempts.findings, task)
+            finding = await asyncio.to_thread(self._attempts.findings, task, found)
             self._concluded(task, found, finding)
             return "lost" if found.lost else "ended"
-        self._executions[task.step] = found
-        if step.stop_signal_sent is not None:
-            found.send(step.stop_signal_sent)  # whether it was sent nobody knows
+        self._executions[_name(task)] = found
+        if unit.stop_signal_sent is not None:
+            found.send(unit.stop_signal_sent)  # whether it was sent nobody knows
         return "running"
+
+    def _voided(self, task: Task, reason: str = "") -> LaunchVoided:
+        now = self._parts.clock()
+        return LaunchVoided(now, task.step, task.attempt, task.launch, reason, task.item)
 
     # The loop
 
@@ -217,11 +280,12 @@ class Supervisor:
         also: list[Write] = []
         effects: list[Effect] = []
         after = self._state.seq
-        for event, writes in arrived:
-            if self._outdated(event):
+        for fact in arrived:
+            if self._outdated(fact.event):
+                fact.settle(recorded=False)
                 continue
-            self._record(event, new)
-            also.extend(writes)
+            self._record(fact.event, new)
+            also.extend(fact.writes)
         now = self._parts.clock()
         if self._interrupt:
             for stop in plan.interruptions(self._state, now, kill=self._interrupt == "kill"):
@@ -232,13 +296,13 @@ class Supervisor:
                 break
             for action in actions:
                 self._take(action, now, new=new, also=also, effects=effects)
-        self._stop_unwanted_preparations()
+        self._stop_unwanted_evaluations()
         if not new:
             self._interrupt = ""
             if leaves:
                 await self._attempts.end_left_behind()
                 return True
-            if self._state.ready or self._state.retries:
+            if self._state.ready or self._state.retries or self._state.to_judge:
                 self._parts.slots.tell_when_free(self._wake.set)
             return False
         if isinstance(new[-1], Finished):
@@ -261,17 +325,23 @@ class Supervisor:
         if self._parts.observe is not None:
             self._parts.observe(self._state, new)
         self._interrupt = ""
+        for fact in arrived:
+            fact.settle(recorded=True)
         for effect in effects:
             effect()
         return True
 
     def _outdated(self, event: Event) -> bool:
-        """A preparation's result that came after its step was cancelled."""
-        if not isinstance(event, Prepared):
-            return False
-        if event.step is None:
-            return self._state.outcome is not None
-        return self._state.steps[self._state.index[event.step]].final
+        """What was evaluated comes too late if its step was cancelled; nobody is asked twice."""
+        match event:
+            case Prepared(step=None):
+                return self._state.outcome is not None
+            case Prepared(step=str(step)) | Judged(step=step):
+                return self._state.unit_of(step, event.item).final
+            case Approved() | ApprovalRefused():
+                return self._state.index.get(event.step) not in self._state.waiting
+            case _:
+                return False
 
     def _record(self, event: Event, new: list[Event]) -> None:
         apply(self._state, event)
@@ -280,9 +350,10 @@ class Supervisor:
     async def _read_again(self, arrived: list[Fact]) -> None:
         """Someone wrote first: fold again from the store and put back what had arrived."""
         history = await self._history()
-        self._state = fold(self._workflow, history.events, prepares=self._prepares)
+        self._state = history.state()
         self._attempts.state = self._state
-        self._release(self._held - len(self._executions) - len(self._preparations))
+        evaluations = len(self._preparations) + len(self._judgements)
+        self._release(self._held - self.running - evaluations)
         self._inbox = arrived + self._inbox
 
     async def _history(self) -> History:
@@ -335,6 +406,18 @@ class Supervisor:
         self._held -= count
         self._parts.slots.give(count)
 
+    def _takes_place(self, step: str) -> bool:
+        """A step that waits for a child run has no process of its own."""
+        return self._state.steps[self._state.index[step]].step.run is None
+
+    def _hold_for(self, step: str) -> None:
+        if self._takes_place(step):
+            self._hold()
+
+    def _release_for(self, step: str) -> None:
+        if self._takes_place(step):
+            self._release()
+
     # Actions
 
     def _take(
@@ -349,33 +432,53 @@ class Supervisor:
         match action:
             case plan.Record(event):
                 self._record(event, new)
-            case plan.Prepare(step):
-                self._prepare(step, now, new=new, also=also, effects=effects)
-            case plan.Launch(step, attempt):
-                self._launch(step, attempt, now, new=new, effects=effects)
+            case plan.Prepare(step, item):
+                name = _THE_RUN if step is None else (step, item)
+                self._prepare(name, now, new=new, also=also, effects=effects)
+            case plan.Launch(step, attempt, item):
+                self._launch((step, item), attempt, now, new=new, effects=effects)
+            case plan.Judge(judged, item):
+                self._record(JudgingStarted(now, judged, item), new)
+                self._hold()
+                effects.append(lambda: self._begin_judgement((judged, item)))
+            case plan.Conclude(parallel):
+                self._conclude_items(parallel, now, new=new, also=also)
             case plan.Stop(sent):
                 self._record(sent, new)
-                effects.append(lambda: self._send(sent.step, sent.signal))
+                effects.append(lambda: self._send((sent.step, sent.item), sent.signal))
             case _:
                 assert_never(action)
 
-    def _send(self, step: str, signal: int) -> None:
-        if (execution := self._executions.get(step)) is not None:
+    def _send(self, name: Name, signal: int) -> None:
+        if (execution := self._executions.get(name)) is not None:
             execution.send(signal)
 
     def _launch(
-        self, step: str, attempt: int, now: datetime, *, new: list[Event], effects: list[Effect]
+        self, name: Name, attempt: int, now: datetime, *, new: list[Event], effects: list[Effect]
     ) -> None:
         launch = secrets.token_hex(4)
+        step, item = name
         try:
-            task = self._attempts.task(step, attempt, launch)
+            task = self._attempts.task(step, attempt, launch, item)
         except (ScopeError, OSError) as error:
-            ended = Ended(now, step, attempt, "", None, None, str(error), retryable=False)
+            why = str(error)
+            ended = Ended(now, step, attempt, "", None, None, why, retryable=False, item=item)
             self._record(ended, new)
             return
-        self._record(Launched(now, step, attempt, launch, self._parts.boot_id), new)
-        self._hold()
+        self._record(Launched(now, step, attempt, launch, self._parts.boot_id, item), new)
+        self._hold_for(step)
         effects.append(lambda: self._spawn(task))
+
+    def _conclude_items(
+        self, step: str, now: datetime, *, new: list[Event], also: list[Write]
+    ) -> None:
+        try:
+            event, writes = self._attempts.conclude_items(step, now)
+        except OSError as error:
+            problem = f"its output could not be kept: {error}"
+            event, writes = Ended(now, step, 0, "", None, None, problem, retryable=False), ()
+        self._record(event, new)
+        also.extend(writes)
 
     def _spawn(self, task: Task) -> None:
         try:
@@ -384,8 +487,8 @@ class Supervisor:
             problem, refused = f"could not be started: {error}", is_passing(error)
             self._ended(task, Outcome(self._parts.clock(), error=problem, refused=refused))
             return
-        executor = self._parts.executor
-        self._executions[task.step] = executor.start(task, lambda o: self._ended(task, o))
+        executor = self._parts.executor_of(self._state.steps[self._state.index[task.step]].step)
+        self._executions[_name(task)] = executor.start(task, lambda o: self._ended(task, o))
 
     def _ended(self, task: Task, outcome: Outcome) -> None:
         """An attempt is over: read what it left, here if that is quick, else in a thread."""
@@ -393,44 +496,43 @@ class Supervisor:
             self._postpone(task, outcome)
             return
         if findings.reads_quickly(task):
-            self._concluded(task, outcome, self._attempts.findings(task))
+            self._concluded(task, outcome, self._attempts.findings(task, outcome))
             return
-        reading = asyncio.get_running_loop().run_in_executor(None, self._attempts.findings, task)
+        loop = asyncio.get_running_loop()
+        reading = loop.run_in_executor(None, self._attempts.findings, task, outcome)
         reading.add_done_callback(lambda f: self._concluded(task, outcome, f.result()))
 
     def _concluded(self, task: Task, outcome: Outcome, finding: Finding) -> None:
         if self._over:
             return  # whoever supervises the run next reads it again
         try:
-            fact = self._attempts.conclude(task, outcome, finding)
+            event, writes = self._attempts.conclude(task, outcome, finding)
         except OSError as error:
             if is_passing(error):
                 self._say("outputs_wait", error, step=task.step)
                 self._later(task, STORE_RETRY_S, lambda: self._concluded(task, outcome, finding))
                 return
             lost = Finding(finding.log, error=f"its outputs could not be kept: {error}")
-            fact = self._attempts.conclude(task, outcome, lost)
-        self._executions.pop(task.step, None)
-        self._release()
-        self._deliver(fact)
+            event, writes = self._attempts.conclude(task, outcome, lost)
+        self._executions.pop(_name(task), None)
+        self._release_for(task.step)
+        self._deliver(Fact(event, writes))
 
     def _postpone(self, task: Task, outcome: Outcome) -> None:
         """The machine had no room for a launch, and it did not begin: make it void and launch
         again when that may succeed. A stop meanwhile ends it."""
 
         def void() -> None:
-            self._executions.pop(task.step, None)
-            self._release()
+            self._executions.pop(_name(task), None)
+            self._release_for(task.step)
             self._attempts.forget(task)
-            now = self._parts.clock()
-            voided = LaunchVoided(now, task.step, task.attempt, task.launch, outcome.error)
-            self._deliver((voided, ()))
+            self._deliver(Fact(self._voided(task, outcome.error)))
 
         def stopped() -> None:
-            self._concluded(task, outcome, self._attempts.findings(task))
+            self._concluded(task, outcome, self._attempts.findings(task, outcome))
 
-        wait_s = self._refused.get(task.step, LAUNCH_RETRY_S)
-        self._refused[task.step] = min(2 * wait_s, LONGEST_LAUNCH_RETRY_S)
+        wait_s = self._refused.get(_name(task), LAUNCH_RETRY_S)
+        self._refused[_name(task)] = min(2 * wait_s, LONGEST_LAUNCH_RETRY_S)
         self._say("launch_waits", outcome.error, step=task.step, retry_s=wait_s)
         self._later(task, wait_s, void, stopped=stopped)
 
@@ -442,87 +544,114 @@ class Supervisor:
         *,
         stopped: Callable[[], None] = lambda: None,
     ) -> None:
-        self._executions[task.step] = Postponed(wait_s, call, stopped=stopped)
+        self._executions[_name(task)] = Postponed(wait_s, call, stopped=stopped)
 
-    # Preparations
+    # Evaluations
 
     def _prepare(
         self,
-        step: str | None,
+        name: Name,
         now: datetime,
         *,
         new: list[Event],
         also: list[Write],
         effects: list[Effect],
     ) -> None:
-        if step is None and not self._parts.checkout:
-            done = self._at_once(now)
-            if done is not None:
-                self._record(done[0], new)
-                also.extend(done[1])
-                return
-        self._record(PreparationStarted(now, step), new)
+        done = self._at_once(name, now)
+        if done is not None:
+            self._record(done.event, new)
+            also.extend(done.writes)
+            return
+        step, item = name
+        self._record(PreparationStarted(now, step or None, item), new)
         self._hold()
-        effects.append(lambda: self._begin_preparation(step))
+        effects.append(lambda: self._begin_preparation(name))
 
-    def _at_once(self, now: datetime) -> Fact | None:
-        """The run's preparation, if no process is needed for it."""
-        generator = self._attempts.preparation_of_run()
+    def _at_once(self, name: Name, now: datetime) -> Fact | None:
+        """A preparation for which no process is needed."""
+        step, item = name
         try:
-            self._attempts.lay_out()
-            next(generator)
+            if name == _THE_RUN:
+                if self._make_workspace is not None or self._workflow.secrets:
+                    return None
+                self._attempts.lay_out()
+                next(self._attempts.preparation_of_run())
+            else:
+                next(self._attempts.preparation(step, item))
         except StopIteration as stop:
-            return self._prepared_run(now, *stop.value)
+            if name == _THE_RUN:
+                return self._prepared_run(now, *stop.value)
+            return Fact(*self._attempts.prepared(step, item, stop.value, now))
         except (ScopeError, OSError) as error:
-            return Prepared(now, None, True, error=str(error)), ()
+            return Fact(Prepared(now, step or None, True, error=str(error), item=item))
         return None
 
-    def _begin_preparation(self, step: str | None) -> None:
-        task = asyncio.get_running_loop().create_task(self._preparation(step))
-        self._preparations[step] = task
-        task.add_done_callback(lambda _: self._preparation_over(step))
+    def _begin_preparation(self, name: Name) -> None:
+        self._begin_evaluation(name, self._preparation(name), self._preparations)
 
-    def _preparation_over(self, step: str | None) -> None:
-        self._preparations.pop(step, None)
-        self._release()
-        self._wake.set()
+    def _begin_judgement(self, name: Name) -> None:
+        self._begin_evaluation(name, self._judgement(name), self._judgements)
 
-    def _stop_unwanted_preparations(self) -> None:
-        for step, task in self._preparations.items():
-            settled = self._state.outcome is not None
-            if settled if step is None else self._state.steps[self._state.index[step]].final:
+    def _begin_evaluation(
+        self,
+        name: Name,
+        work: Coroutine[Any, Any, None],
+        going_on: dict[Name, asyncio.Task[None]],
+    ) -> None:
+        def over(_: asyncio.Task[None]) -> None:
+            going_on.pop(name, None)
+            self._release()
+            self._wake.set()
+
+        task = asyncio.get_running_loop().create_task(work)
+        going_on[name] = task
+        task.add_done_callback(over)
+
+    def _stop_unwanted_evaluations(self) -> None:
+        for name, task in (*self._preparations.items(), *self._judgements.items()):
+            if name == _THE_RUN:
+                unwanted = self._state.outcome is not None
+            else:
+                unwanted = self._state.unit_of(*name).final
+            if unwanted:
                 task.cancel()
 
-    async def _preparation(self, step: str | None) -> None:
+    async def _preparation(self, name: Name) -> None:
         """Make the workspace (for the run), judge conditions, run command substitutions."""
+        step, item = name
         try:
-            if step is None:
+            if name == _THE_RUN:
                 await self._in_time("preparation_waits", self._make_place)
-                result = await self._drive(
-                    self._attempts.preparation_of_run(), step, cwd=self._workspace
-                )
+                await self._attempts.read_secrets()
+                generator = self._attempts.preparation_of_run()
+                result = await self._drive(generator, name, cwd=self._workspace)
                 self._deliver(self._prepared_run(self._parts.clock(), *result))
             else:
                 cwd = self._attempts.directory(step)
-                texts, verdict = await self._drive(self._attempts.preparation(step), step, cwd=cwd)
-                event = Prepared(
-                    self._parts.clock(), step, verdict.met, verdict.reason, verdict.error
-                )
-                self._deliver((event, self._attempts.keep_texts(step, texts)))
+                found = await self._drive(self._attempts.preparation(step, item), name, cwd=cwd)
+                now = self._parts.clock()
+                self._deliver(Fact(*self._attempts.prepared(step, item, found, now)))
         except (ScopeError, OSError, StorageError) as error:
-            self._deliver((Prepared(self._parts.clock(), step, True, error=str(error)), ()))
+            now = self._parts.clock()
+            self._deliver(Fact(Prepared(now, step or None, True, error=str(error), item=item)))
+
+    async def _judgement(self, name: Name) -> None:
+        """Find out whether a step runs once more."""
+        step, item = name
+        try:
+            cwd = self._attempts.directory(step)
+            generator = self._attempts.judgement(step, item)
+            verdict: Verdict = await self._drive(generator, name, cwd=cwd)
+            met, error = verdict.met, verdict.error
+        except (ScopeError, OSError) as problem:
+            met, error = False, f"whether it repeats cannot be told: {problem}"
+        self._deliver(Fact(Judged(self._parts.clock(), step, met, error, item)))
 
     async def _make_place(self) -> None:
         """The workspace, and the files that every step sees."""
-        await self._make_workspace()
+        if self._make_workspace is not None:
+            await self._make_workspace()
         self._attempts.lay_out()
-
-    async def _make_workspace(self) -> None:
-        queued = self._state.queued
-        if self._parts.checkout is not None and queued is not None:
-            if self._workspace.exists():  # of an earlier process that did not get to its end
-                await asyncio.to_thread(workspace.remove, self._workspace)
-            await self._parts.checkout(queued.repository, queued.commit, self._workspace)
 
     def _prepared_run(self, now: datetime, found: RunScope, verdict: Verdict) -> Fact:
         self._attempts.run_scope = found
@@ -534,20 +663,22 @@ class Supervisor:
             verdict.error,
             params=self._attempts.masked_params(),
         )
-        return event, (PutValues(self.run, ((RUN_SCOPE, "scope", found.text()),)),)
+        return Fact(event, self._attempts.keep_scope(found))
 
-    def _evaluation_mark(self, step: str | None) -> str:
-        return f"{self.run}/{0 if step is None else self._state.index[step] + 1}"
+    def _evaluation_mark(self, name: Name) -> str:
+        step, item = name
+        number = 0 if name == _THE_RUN else self._state.index[step] + 1
+        return f"{self.run}/{number}" if item is None else f"{self.run}/{number}/{item}"
 
     async def _drive(
-        self, generator: Generator[Evaluation, Evaluated, Any], step: str | None, *, cwd: Path
+        self, generator: Generator[Evaluation, Evaluated, Any], name: Name, *, cwd: Path
     ) -> Any:
         """Feed a generator the evaluations that it asks for."""
         answer: Evaluated | None = None
         try:
             while True:
                 wanted = next(generator) if answer is None else generator.send(answer)
-                answer = await evaluate(wanted, cwd=cwd, mark=self._evaluation_mark(step))
+                answer = await evaluate(wanted, cwd=cwd, mark=self._evaluation_mark(name))
         except StopIteration as stop:
             return stop.value
 
@@ -555,3 +686,7 @@ class Supervisor:
 def _finishes(actions: list[plan.Action]) -> bool:
     last = actions[-1]
     return isinstance(last, plan.Record) and isinstance(last.event, Finished)
+
+
+def _name(task: Task) -> Name:
+    return task.step, task.item

@@ -251,6 +251,9 @@ class SqliteStore:
     async def claimants(self, name: str, *, statuses: Iterable[str]) -> list[RunRow]:
         return await self._ask(sqlite_reads.claimants, name, tuple(statuses))
 
+    async def cancelling(self) -> list[tuple[str, RunRow]]:
+        return await self._ask(sqlite_reads.cancelling)
+
     async def count_runs(self, repository: str, workflow: str, *, statuses: Iterable[str]) -> int:
         return await self._ask(count_runs, repository, workflow, tuple(statuses))
 

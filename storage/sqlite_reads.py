@@ -29,6 +29,7 @@ _RUN = (
     "run, repository, workflow, name, status, reason, trigger_type, ref, commit_id, queued_at,"
     " started_at, finished_at, seq, parent, retry_of, attempt, priority, not_before, keep_days"
 )
+_RUN_OF_JOIN = ", ".join(f"runs.{column}" for column in _RUN.split(", "))
 _TRIGGER = "key, repository, workflow, at, verdict, run, cause"
 _REPOSITORY = "repository, url, branch, applied, applied_commit, applied_at, fetched_at, problem"
 _DELIVERY = (
@@ -148,12 +149,22 @@ def claimants(connection: sqlite3.Connection, name: str, statuses: tuple[str, ..
 
 
 def claimants_query(statuses: int) -> str:
-    columns = ", ".join(f"runs.{column}" for column in _RUN.split(", "))
     return (
-        f"SELECT {columns} FROM claims CROSS JOIN runs ON runs.run = claims.run"  # noqa: S608
+        f"SELECT {_RUN_OF_JOIN} FROM claims CROSS JOIN runs ON runs.run = claims.run"  # noqa: S608
         f" WHERE claims.name = ? AND runs.status IN ({','.join('?' * statuses)})"
         " ORDER BY runs.queued_at, runs.run"
     )
+
+
+CANCELLING = (
+    f"SELECT claims.name, {_RUN_OF_JOIN} FROM claims"  # noqa: S608
+    " CROSS JOIN runs ON runs.run = claims.run"
+    " WHERE claims.cancels = 1 AND runs.status = 'queued' ORDER BY runs.queued_at, runs.run"
+)
+
+
+def cancelling(connection: sqlite3.Connection) -> list[tuple[str, RunRow]]:
+    return [(name, _run_row(tuple(row))) for name, *row in connection.execute(CANCELLING)]
 
 
 LATEST = (

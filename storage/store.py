@@ -117,6 +117,9 @@ class Store(Protocol):
     async def claimants(self, name: str, *, statuses: Iterable[str]) -> list[RunRow]:
         """Runs of these statuses that claim `name`, oldest first."""
 
+    async def cancelling(self) -> list[tuple[str, RunRow]]:
+        """(name, run) of the claims of queued runs that want older runs stopped, oldest first."""
+
     async def values(self, run: str) -> dict[tuple[str, str], str]:
         """(scope, name) → value of everything PutValues kept for the run."""
 

@@ -528,6 +528,16 @@ async def test_claimants_are_found_by_name_and_status_oldest_first(store: Store)
     assert await store.claimants("queue:fast", statuses=["running"]) == []
 
 
+async def test_claims_that_cancel_are_found_while_their_runs_are_queued(store: Store) -> None:
+    for run, status, age in (("a", "queued", 2), ("b", "queued", 1), ("c", "running", 0)):
+        await add_run(store, head(run, status=status, queued_at=NOON + age * SECOND))
+        await store.write(PutClaims(run, (Claim("group:x", 1, True), Claim("queue:slow", 1))))
+    await add_run(store, head("d", status="queued"))
+    await store.write(PutClaims("d", (Claim("group:x", 1),)))
+    found = await store.cancelling()
+    assert [(name, row.run) for name, row in found] == [("group:x", "b"), ("group:x", "a")]
+
+
 async def test_a_claim_that_is_held_as_often_as_it_may_be_refuses_a_further_run(
     store: Store, other: Store
 ) -> None:

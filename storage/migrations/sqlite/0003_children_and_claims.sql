@@ -37,6 +37,7 @@ CREATE TABLE claims (
   PRIMARY KEY (run, name)
 ) WITHOUT ROWID;
 CREATE INDEX claims_by_name ON claims (name, run);
+CREATE INDEX claims_that_cancel ON claims (run) WHERE cancels = 1;
 
 INSERT OR IGNORE INTO owed (kind, key, version, not_before, tries, last_error)
 SELECT 'expire', run, 1, finished_at + 30 * 86400 * 1000000, 0, ''

@@ -1,328 +1,411 @@
-"""What the entries of a file mean together: a `Workflow`, or every fault in it.
+"""What the entries of a document mean together: a `Workflow`, or every fault in it.
 
-Names and ids are unique, dependencies exist and form no cycle, schedules fire, patterns compile,
-parameters parse. Knows no raw key's spelling beyond the place of a fault, and no positions. Its
-rule: check everything, collect every fault, and build the workflow all the same. Pure.
+Names and ids are unique, dependencies exist and form no cycle, schedules fire, parameters parse.
+Knows no raw key's spelling beyond the place of a fault, and no positions; one step for itself is
+`steps`'. Its rule: check everything, collect every fault, and build the workflow all the same.
+Pure.
 """
 
 from __future__ import annotations
 
 import re
-import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 
-from runner.language import cron, order
-from runner.language.conditions import pattern_problem
-from runner.language.document import (
-    ConditionEntry,
-    ContinueOnEntry,
+from runner.language import cron, expand, order
+from runner.language.base import Base, merged
+from runner.language.entries import (
+    HANDLERS,
+    EventsEntry,
     HandlersEntry,
-    PushEntry,
-    RetryEntry,
+    MailEntry,
+    SecretEntry,
     StepEntry,
     WorkflowEntry,
-    is_command_key,
 )
-from runner.language.faults import Fault, LanguageError, Place, quoted
+from runner.language.faults import Fault, Faults, LanguageError, Place, quoted
 from runner.language.model import (
-    Condition,
-    ContinueOn,
-    Param,
+    Concurrency,
+    Crons,
+    Events,
+    Mail,
+    Mailing,
+    PullRequestFilter,
     PushFilter,
-    RetryPolicy,
     Schedule,
+    Secret,
+    SecretSource,
+    Smtp,
     Step,
     Workflow,
+    WorkflowFilter,
     WorkflowType,
+    Workspace,
 )
-from runner.language.params import LONGEST_NAME, NAME, check_name, parse_declared
+from runner.language.params import check_name
+from runner.language.steps import conditions, declared, define_step, variables
 
 HANDLER_PREFIX = "handlerOn."
 MAX_SCHEDULES = 100  # judging whether one ever fires takes milliseconds
-_NEVER = ContinueOn()
-_NO_HANDLERS = HandlersEntry()
-_ID = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+_NO_HANDLERS = HandlersEntry.model_construct()
+_NO_EVENTS = Events()
+_NO_MAILING = Mailing()
+_HERE = Workspace()
+_JSON_PATH = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+|\[[0-9]+\])*")
+_WORKFLOW_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(?:/[A-Za-z0-9_-][A-Za-z0-9._-]*)*")
 
 
 def define(
-    entry: WorkflowEntry, *, id: str, path: str, broken: Sequence[Fault] = ()
+    entry: WorkflowEntry,
+    *,
+    id: str,
+    path: str,
+    broken: Sequence[Fault] = (),
+    base: Base | None = None,
 ) -> tuple[Workflow, list[Fault]]:
     """The workflow that `entry` describes, without its sub-workflows, and all faults.
 
     `broken` are the faults of shape that were cut out of `entry`: what is missing because of
-    one of them is not reported again. With any fault the workflow is not to be used.
+    one of them is not reported again. `base` has what holds where `entry` says nothing. With
+    any fault the workflow is not to be used.
     """
-    return _Definition(broken).workflow(entry, id=id, path=path)
+    faults = Faults(broken)
+    whole = merged(entry, base) if base is not None else entry
+    steps = _Steps(whole, faults).steps()
+    workflow = _described(whole, id=id, path=path, steps=steps, faults=faults)
+    return (_based(workflow, base) if base is not None else workflow), faults.found
 
 
-class _Definition:
-    def __init__(self, broken: Sequence[Fault]) -> None:
-        self.faults: list[Fault] = []
-        self._broken = [fault.place for fault in broken]
-        self._retry_on_loss = False
+def define_base(
+    entry: WorkflowEntry, *, path: str, broken: Sequence[Fault] = ()
+) -> tuple[Base, list[Fault]]:
+    """What `base.yaml` gives to every workflow, and all faults."""
+    faults = Faults(broken)
+    for key in ("name", "steps", "schedule", "on", "type"):
+        if getattr(entry, key) is not None:
+            faults.add((key,), f'"{key}" belongs to a workflow, not to its base', on_key=True)
+    workflow = _described(entry, id="base", path=path, steps=(), faults=faults)
+    for n, item in enumerate(entry.params):
+        if isinstance(item, str) and any(p.name is None for p in declared([item], (), Faults())):
+            message = f"{quoted(item)} is positional; a base has params with names only"
+            faults.add(("params", n), message)
+    base = Base(
+        entry=entry,
+        params=workflow.params,
+        env=workflow.env,
+        tags=workflow.tags,
+        secrets=workflow.secrets,
+    )
+    return base, faults.found
 
-    def workflow(self, entry: WorkflowEntry, *, id: str, path: str) -> tuple[Workflow, list[Fault]]:
-        self._retry_on_loss = entry.on_loss
-        kind = entry.type or WorkflowType.GRAPH
-        handlers = entry.handler_on or _NO_HANDLERS
-        workflow = Workflow(
-            id=id,
-            name=entry.name or id,
-            path=path,
-            steps=self._steps(entry, kind),
-            type=kind,
-            description=entry.description,
-            group=entry.group,
-            tags=entry.tags,
-            schedule=self._schedule(entry),
-            timezone=entry.timezone or None,
-            push=self._push(entry),
-            params=self._params(entry),
-            env=self._env(entry.env, ("env",)),
-            shell=entry.shell,
-            working_dir=entry.working_dir or None,
-            preconditions=self._conditions(entry, ()),
-            on_success=self._handler(handlers.success, "success"),
-            on_failure=self._handler(handlers.failure, "failure"),
-            on_exit=self._handler(handlers.exit, "exit"),
-            timeout_s=entry.timeout_sec or None,
-            max_active_runs=entry.max_active_runs,
-            max_active_steps=entry.max_active_steps,
-            max_clean_up_s=entry.max_clean_up_time_sec,
-            max_output_bytes=entry.max_output_size,
-        )
-        return workflow, self.faults
 
-    def _fault(self, place: Place, message: str, *, on_key: bool = False) -> None:
-        hidden = any(b[: len(place)] == place or place[: len(b)] == b for b in self._broken)
-        if not hidden or not place:
-            self.faults.append(Fault(place, message, on_key=on_key))
+def _based(workflow: Workflow, base: Base) -> Workflow:
+    """`workflow` with what `base` adds to its own lists; its own names win."""
+    params = {p.name for p in workflow.params if p.name is not None}
+    secrets = {s.name for s in workflow.secrets}
+    return replace(
+        workflow,
+        params=(*(p for p in base.params if p.name not in params), *workflow.params),
+        secrets=(*(s for s in base.secrets if s.name not in secrets), *workflow.secrets),
+        tags=tuple(dict.fromkeys((*base.tags, *workflow.tags))),
+        base_env=base.env,
+    )
 
-    # Steps
 
-    def _steps(self, entry: WorkflowEntry, kind: WorkflowType) -> tuple[Step, ...]:
-        if not entry.steps:
-            self._fault(("steps",), "a workflow needs at least one step")
+def _described(
+    entry: WorkflowEntry, *, id: str, path: str, steps: tuple[Step, ...], faults: Faults
+) -> Workflow:
+    handlers = _handlers(entry, faults)
+    return Workflow(
+        id=id,
+        name=entry.name or id,
+        path=path,
+        steps=steps,
+        type=entry.type or WorkflowType.GRAPH,
+        description=entry.description,
+        group=entry.group,
+        tags=entry.tags,
+        schedule=_schedule(entry, faults),
+        timezone=entry.timezone or None,
+        push=_push(entry.on, faults),
+        params=declared(entry.params, ("params",), faults),
+        env=variables(entry.env, ("env",), faults),
+        shell=entry.shell,
+        working_dir=entry.working_dir or None,
+        preconditions=conditions(entry, (), faults),
+        on_init=handlers["init"],
+        on_success=handlers["success"],
+        on_failure=handlers["failure"],
+        on_cancel=handlers["cancel"],
+        on_exit=handlers["exit"],
+        timeout_s=entry.timeout_sec or None,
+        max_active_runs=entry.max_active_runs,
+        max_active_steps=entry.max_active_steps,
+        max_clean_up_s=entry.max_clean_up_time_sec,
+        max_output_bytes=entry.max_output_size,
+        events=_events(entry.on, faults) if entry.on is not None else _NO_EVENTS,
+        overlap=entry.overlap_policy,
+        catchup_s=entry.catchup_window,
+        skip_if_successful=entry.skip_if_successful,
+        delay_s=entry.delay_sec,
+        restart_wait_s=entry.restart_wait_sec,
+        queue=entry.queue,
+        priority=entry.priority,
+        concurrency=_concurrency(entry, faults),
+        worker_selector=tuple((entry.worker_selector or {}).items()),
+        retention_days=entry.hist_retention_days,
+        dotenv=entry.dotenv,
+        secrets=_secrets(entry.secrets, faults),
+        workspace=_workspace(entry),
+        mailing=_mailing(entry),
+    )
+
+
+# Steps and handlers
+
+
+class _Steps:
+    """The steps of a document, in the file's order."""
+
+    def __init__(self, entry: WorkflowEntry, faults: Faults) -> None:
+        self._entry = entry
+        self._faults = faults
+
+    def steps(self) -> tuple[Step, ...]:
+        entries = self._entry.steps
+        if not entries:
+            self._faults.add(("steps",), "a workflow needs at least one step")
             return ()
-        names = [step.name or f"step-{n}" for n, step in enumerate(entry.steps, start=1)]
-        self._unique_names(entry.steps, names)
+        names = [step.name or f"step-{n}" for n, step in enumerate(entries, start=1)]
+        self._check_names(entries, names)
+        self._check_ids(entries, names)
+        below = self._order(entries, names)
+        return tuple(
+            define_step(
+                step,
+                name,
+                ("steps", n),
+                faults=self._faults,
+                depends=below[n],
+                retry_on_loss=self._entry.on_loss,
+            )
+            for n, (step, name) in enumerate(zip(entries, names, strict=True))
+        )
+
+    def _order(self, entries: Sequence[StepEntry], names: Sequence[str]) -> list[tuple[str, ...]]:
         below, mistakes = order.arrange(
             names,
-            ids=[step.id for step in entry.steps],
-            given=[step.depends for step in entry.steps],
-            kind=kind,
+            ids=[step.id for step in entries],
+            given=[step.depends for step in entries],
+            kind=self._entry.type or WorkflowType.GRAPH,
         )
         for mistake in mistakes:
             where: Place = ("steps", mistake.step, "depends")
-            self._fault(where if mistake.item is None else (*where, mistake.item), mistake.message)
-        return tuple(
-            self._step(step, name, ("steps", n), depends=below[n])
-            for n, (step, name) in enumerate(zip(entry.steps, names, strict=True))
-        )
+            where = where if mistake.item is None else (*where, mistake.item)
+            self._faults.add(where, mistake.message)
+        return below
 
-    def _unique_names(self, steps: Sequence[StepEntry], names: Sequence[str]) -> None:
+    def _check_names(self, entries: Sequence[StepEntry], names: Sequence[str]) -> None:
         first: dict[str, int] = {}
         for n, name in enumerate(names):
             place: Place = ("steps", n, "name")
             if name in first:
                 other = "the step above" if first[name] == n - 1 else f"step {first[name] + 1}"
-                self._fault(place, f"{other} is named {quoted(name)} too; names are unique")
+                message = f"{other} is named {quoted(name)} too; names are unique"
+                self._faults.add(place, message)
             first.setdefault(name, n)
             if name.startswith(HANDLER_PREFIX):
-                self._fault(place, f"names starting with {HANDLER_PREFIX} are those of handlers")
+                message = f"names starting with {HANDLER_PREFIX} are those of handlers"
+                self._faults.add(place, message)
+
+    def _check_ids(self, entries: Sequence[StepEntry], names: Sequence[str]) -> None:
+        first = {name: n for n, name in reversed([*enumerate(names)])}
         ids: set[str] = set()
-        for n, step in enumerate(steps):
+        for n, step in enumerate(entries):
             if step.id is None:
                 continue
             place = ("steps", n, "id")
             if step.id in ids:
-                self._fault(place, f"another step has the id {quoted(step.id)}; ids are unique")
+                message = f"another step has the id {quoted(step.id)}; ids are unique"
+                self._faults.add(place, message)
             elif first.get(step.id, n) != n:
-                self._fault(place, f"another step is named {quoted(step.id)}; choose another id")
+                message = f"another step is named {quoted(step.id)}; choose another id"
+                self._faults.add(place, message)
             ids.add(step.id)
 
-    def _handler(self, entry: StepEntry | None, name: str) -> Step | None:
-        if entry is None:
-            return None
-        place: Place = ("handlerOn", name)
-        if entry.depends is not None:
-            self._fault((*place, "depends"), '"depends" has no meaning in a handler', on_key=True)
-        return self._step(entry, HANDLER_PREFIX + name, place)
 
-    def _step(
-        self, entry: StepEntry, name: str, place: Place, *, depends: tuple[str, ...] = ()
-    ) -> Step:
-        if entry.id is not None and not _ID.fullmatch(entry.id):
-            self._fault(
-                (*place, "id"),
-                f"{quoted(entry.id)} is not an id: a letter, then letters, digits, _ and -",
-            )
-        if entry.command is None and entry.script is None:
-            self._nothing_to_run(name, place)
-        command = entry.command
-        if isinstance(command, str) and entry.script is not None:
-            self._interpreter(command, (*place, "command"))
-        return Step(
-            name=name,
-            id=entry.id,
-            description=entry.description,
-            command=command if isinstance(command, str) else None,
-            argv=command if isinstance(command, tuple) else None,
-            script=entry.script,
-            shell=entry.shell,
-            depends=depends,
-            env=self._env(entry.env, (*place, "env")) if entry.env else (),
-            dir=entry.dir or None,
-            output=self._output(entry.output, place),
-            preconditions=self._conditions(entry, place),
-            continue_on=self._continue_on(entry.continue_on, (*place, "continueOn")),
-            retry=_retry(entry.retry_policy),
-            timeout_s=entry.timeout_sec or None,
-            stop_signal=entry.signal_on_stop,
-            retry_on_loss=self._retry_on_loss if entry.on_loss is None else entry.on_loss,
-        )
-
-    def _interpreter(self, text: str, place: Place) -> None:
-        try:
-            words = shlex.split(text)
-        except ValueError as error:
-            self._fault(place, f"{quoted(text)} is no command line to run the script: {error}")
-            return
-        if not words or not words[0]:
-            self._fault(place, f"{quoted(text)} names no program to run the script")
-
-    def _nothing_to_run(self, name: str, place: Place) -> None:
-        below = (b[len(place)] for b in self._broken if b[: len(place)] == place != b)
-        explained = place in self._broken or any(is_command_key(str(key)) for key in below)
-        if not explained:
-            self.faults.append(Fault(place, f"step {quoted(name)} needs a command or a script"))
-
-    def _output(self, text: str | None, place: Place) -> str | None:
-        if text is None:
-            return None
-        name = text.removeprefix("$")
-        name = name[1:-1] if name.startswith("{") and name.endswith("}") else name
-        if not NAME.fullmatch(name) or len(name) > LONGEST_NAME:
-            self._fault(
-                (*place, "output"),
-                f"{quoted(text)} is not the name of a variable: letters, digits and _ only, "
-                f"at most {LONGEST_NAME}",
-            )
-        return name
-
-    def _continue_on(self, entry: ContinueOnEntry | None, place: Place) -> ContinueOn:
-        if entry is None:
-            return _NEVER
-        for n, pattern in enumerate(entry.output):
-            if pattern == "":
-                self._fault((*place, "output", n), '"output" is empty, which every output holds')
-            self._pattern(pattern, (*place, "output", n))
-        return ContinueOn(
-            failure=entry.failure,
-            skipped=entry.skipped,
-            exit_codes=entry.exit_code,
-            output=entry.output,
-            mark_success=entry.mark_success,
-        )
-
-    # What workflows and steps share
-
-    def _conditions(self, entry: WorkflowEntry | StepEntry, place: Place) -> tuple[Condition, ...]:
-        if entry.preconditions is not None and entry.precondition is not None:
-            self._fault(
-                (*place, "precondition"),
-                '"precondition" is another spelling of "preconditions"; keep one of them',
-                on_key=True,
-            )
-        key = "preconditions" if entry.preconditions is not None else "precondition"
-        entries: tuple[ConditionEntry, ...] = entry.preconditions or entry.precondition or ()
-        for n, condition in enumerate(entries):
-            if condition.expected is None and not condition.condition.strip():
-                self._fault((*place, key, n), "the condition is empty")
-            self._pattern(condition.expected or "", (*place, key, n, "expected"))
-        return tuple(Condition(c.condition, c.expected) for c in entries)
-
-    def _pattern(self, text: str, place: Place) -> None:
-        problem = pattern_problem(text)
-        if problem is not None:
-            self._fault(place, f"{quoted(text)} is not a pattern (RE2): {problem}")
-
-    def _env(self, pairs: Iterable[dict[str, str]], place: Place) -> tuple[tuple[str, str], ...]:
-        variables: list[tuple[str, str]] = []
-        for n, pair in enumerate(pairs):
-            for name, value in pair.items():
-                try:
-                    check_name(name)
-                except LanguageError as error:
-                    self._fault((*place, n, name), str(error), on_key=True)
-                variables.append((name, value))
-        return tuple(variables)
-
-    def _params(self, entry: WorkflowEntry) -> tuple[Param, ...]:
-        declared: list[Param] = []
-        seen: set[str] = set()
-        for n, item in enumerate(entry.params):
-            place: Place = ("params", n)
-            if isinstance(item, dict) and len(item) == 1:
-                place = (*place, next(iter(item)))
-            try:
-                params = parse_declared([item])
-            except LanguageError as error:
-                self._fault(place, str(error), on_key=isinstance(item, dict))
-                continue
-            for param in params:
-                if param.name is not None and param.name in seen:
-                    self._fault(place, f"{param.name} is declared twice", on_key=True)
-                seen |= {param.name} if param.name is not None else set()
-            declared.extend(params)
-        return tuple(declared)
-
-    # What starts runs
-
-    def _schedule(self, entry: WorkflowEntry) -> Schedule | None:
-        zone = entry.timezone or None
-        zone_problem = cron.check_zone(zone)
-        if zone_problem is not None:
-            self._fault(("timezone",), zone_problem)
-            zone = None
-        if entry.schedule is None:
-            return None
-        crons: list[tuple[str, str | None]] = []
-        if len(entry.schedule.start) > MAX_SCHEDULES:
-            many = f"{len(entry.schedule.start):,} schedules; a workflow has at most"
-            self._fault(("schedule",), f"{many} {MAX_SCHEDULES}")
-            return None
-        for n, text in enumerate(entry.schedule.start):
-            problem = cron.check(text, zone)
-            if problem is not None:
-                self._fault(("schedule", "start", n), problem)
-                continue
-            fields, own_zone = cron.split(text)
-            crons.append((fields, own_zone or zone))
-        return Schedule(tuple(dict.fromkeys(crons))) if crons else None
-
-    def _push(self, entry: WorkflowEntry) -> PushFilter | None:
-        push: PushEntry | None = entry.on.push if entry.on is not None else None
-        if push is None:
-            return None
-        for key, patterns in (
-            ("branches", push.branches),
-            ("tags", push.tags),
-            ("paths", push.paths),
-        ):
-            for n, pattern in enumerate(patterns):
-                if pattern.removeprefix("!") == "":
-                    self._fault(("on", "push", key, n), "a pattern is empty")
-        return PushFilter(push.branches, push.tags, push.paths)
+def _handlers(entry: WorkflowEntry, faults: Faults) -> dict[str, Step | None]:
+    entries = entry.handler_on or _NO_HANDLERS
+    return {key: _handler(getattr(entries, key), key, entry, faults=faults) for key in HANDLERS}
 
 
-def _retry(entry: RetryEntry | None) -> RetryPolicy | None:
+def _handler(
+    entry: StepEntry | None, key: str, workflow: WorkflowEntry, *, faults: Faults
+) -> Step | None:
     if entry is None:
         return None
-    return RetryPolicy(
-        limit=entry.limit,
-        interval_s=entry.interval_sec,
-        factor=entry.backoff,
-        max_interval_s=entry.max_interval_sec,
-        exit_codes=entry.exit_code,
+    place: Place = ("handlerOn", key)
+    if entry.depends is not None:
+        faults.add((*place, "depends"), '"depends" has no meaning in a handler', on_key=True)
+    name = HANDLER_PREFIX + key
+    return define_step(entry, name, place, faults=faults, retry_on_loss=workflow.on_loss)
+
+
+# What starts runs
+
+
+def _schedule(entry: WorkflowEntry, faults: Faults) -> Schedule | None:
+    zone = entry.timezone or None
+    zone_problem = cron.check_zone(zone)
+    if zone_problem is not None:
+        faults.add(("timezone",), zone_problem)
+        zone = None
+    given = entry.schedule
+    if given is None:
+        return None
+    schedule = Schedule(
+        _crons(given.start, "start", zone, faults=faults),
+        stops=_crons(given.stop, "stop", zone, faults=faults),
+        restarts=_crons(given.restart, "restart", zone, faults=faults),
     )
+    return schedule if schedule.crons or schedule.stops or schedule.restarts else None
+
+
+def _crons(texts: Sequence[str], key: str, zone: str | None, *, faults: Faults) -> Crons:
+    if len(texts) > MAX_SCHEDULES:
+        many = f"{len(texts):,} schedules; a workflow has at most"
+        faults.add(("schedule",), f"{many} {MAX_SCHEDULES}")
+        return ()
+    crons: list[tuple[str, str | None]] = []
+    for n, text in enumerate(texts):
+        problem = cron.check(text, zone)
+        if problem is not None:
+            faults.add(("schedule", key, n), problem)
+            continue
+        fields, own_zone = cron.split(text)
+        crons.append((fields, own_zone or zone))
+    return tuple(dict.fromkeys(crons))
+
+
+def _push(entry: EventsEntry | None, faults: Faults) -> PushFilter | None:
+    push = entry.push if entry is not None else None
+    if push is None:
+        return None
+    _check_patterns(
+        {"branches": push.branches, "tags": push.tags, "paths": push.paths}, "push", faults
+    )
+    return PushFilter(push.branches, push.tags, push.paths)
+
+
+def _events(entry: EventsEntry, faults: Faults) -> Events:
+    request = entry.pull_request
+    if request is not None:
+        given = {"branches": request.branches, "paths": request.paths}
+        _check_patterns(given, "pullRequest", faults)
+    return Events(
+        pull_request=PullRequestFilter(
+            request.types, request.branches, request.paths, request.forks
+        )
+        if request is not None
+        else None,
+        release=entry.release.types if entry.release is not None else None,
+        webhook=_webhook(entry, faults),
+        workflow=_upstream(entry, faults),
+    )
+
+
+def _webhook(entry: EventsEntry, faults: Faults) -> tuple[tuple[str, str], ...] | None:
+    if entry.webhook is None:
+        return None
+    place: Place = ("on", "webhook", "params")
+    for name, path in entry.webhook.params.items():
+        try:
+            check_name(name)
+        except LanguageError as error:
+            faults.add((*place, name), str(error), on_key=True)
+        if not _JSON_PATH.fullmatch(path):
+            message = f"{quoted(path)} is not a path into JSON, such as release.tag_name or a[0].b"
+            faults.add((*place, name), message)
+    return tuple(entry.webhook.params.items())
+
+
+def _upstream(entry: EventsEntry, faults: Faults) -> WorkflowFilter | None:
+    if entry.workflow is None:
+        return None
+    place: Place = ("on", "workflow")
+    if not entry.workflow.ids:
+        message = '"workflow" needs the ids of the workflows: `workflow: {ids: [etl/load]}`'
+        faults.add(place, message, on_key=True)
+    for n, id in enumerate(entry.workflow.ids):
+        if not _WORKFLOW_ID.fullmatch(id):
+            message = f"{quoted(id)} is not the id of a workflow: its path below .dagu/, no ending"
+            faults.add((*place, "ids", n), message)
+    return WorkflowFilter(entry.workflow.ids, entry.workflow.status)
+
+
+def _check_patterns(patterns: dict[str, tuple[str, ...]], event: str, faults: Faults) -> None:
+    for key, given in patterns.items():
+        for n, pattern in enumerate(given):
+            if pattern.removeprefix("!") == "":
+                faults.add(("on", event, key, n), "a pattern is empty")
+
+
+# The rest
+
+
+def _secrets(entries: Sequence[SecretEntry], faults: Faults) -> tuple[Secret, ...]:
+    secrets: list[Secret] = []
+    names: set[str] = set()
+    for n, entry in enumerate(entries):
+        place: Place = ("secrets", n)
+        try:
+            check_name(entry.name)
+        except LanguageError as error:
+            faults.add((*place, "name"), str(error))
+        if entry.name in names:
+            faults.add((*place, "name"), f"{entry.name} is declared twice")
+        names.add(entry.name)
+        given = [source for source in SecretSource if getattr(entry, source.value) is not None]
+        if len(given) != 1:
+            count = "only one" if given else "one"
+            message = f"secret {quoted(entry.name)} needs {count} of env, file and command"
+            faults.add(place, message)
+            continue
+        secrets.append(Secret(entry.name, given[0], getattr(entry, given[0].value)))
+    return tuple(secrets)
+
+
+def _concurrency(entry: WorkflowEntry, faults: Faults) -> Concurrency | None:
+    given = entry.concurrency
+    if given is None:
+        return None
+    if expand.substitutions(given.group):
+        message = f"{quoted(given.group)} holds backticks, but nothing runs before a run may start"
+        faults.add(("concurrency", "group"), message)
+    return Concurrency(given.group, given.max, given.cancel_in_progress)
+
+
+def _workspace(entry: WorkflowEntry) -> Workspace:
+    given = entry.workspace
+    return Workspace(given.kind, given.git) if given is not None else _HERE
+
+
+def _mailing(entry: WorkflowEntry) -> Mailing:
+    smtp, on = entry.smtp, entry.mail_on
+    if smtp is None and on is None and entry.error_mail is None and entry.info_mail is None:
+        return _NO_MAILING
+    return Mailing(
+        smtp=Smtp(smtp.host, smtp.port, smtp.username, smtp.password, smtp.tls)
+        if smtp is not None
+        else None,
+        on_failure=on is not None and on.failure,
+        on_success=on is not None and on.success,
+        error=_mail(entry.error_mail),
+        info=_mail(entry.info_mail),
+    )
+
+
+def _mail(entry: MailEntry | None) -> Mail | None:
+    if entry is None:
+        return None
+    return Mail(entry.sender, entry.to, entry.prefix, entry.attach_logs)

@@ -8,7 +8,7 @@ every message offers it in the same words. Pure.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -30,6 +30,20 @@ class Fault:
     place: Place
     message: str
     on_key: bool = False
+
+
+class Faults:
+    """Collects faults. What is missing or odd because of one of `broken`, faults that were cut
+    out of a file, is not told again."""
+
+    def __init__(self, broken: Sequence[Fault] = ()) -> None:
+        self.found: list[Fault] = []
+        self.broken: tuple[Place, ...] = tuple(fault.place for fault in broken)
+
+    def add(self, place: Place, message: str, *, on_key: bool = False) -> None:
+        hidden = any(b[: len(place)] == place or place[: len(b)] == b for b in self.broken)
+        if not hidden or not place:
+            self.found.append(Fault(place, message, on_key=on_key))
 
 
 def quoted(word: str) -> str:

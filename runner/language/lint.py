@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 
 from runner.language.definition import HANDLER_PREFIX
-from runner.language.document import WorkflowEntry
+from runner.language.entries import WorkflowEntry
 from runner.language.faults import Fault, Place, did_you_mean
 from runner.language.model import Step, Workflow
 from runner.language.shelltext import active_braces

@@ -8,14 +8,17 @@ the answer is a value, quickly. Pure.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from runner.language import definition, document, lint, source
+from runner.language.base import Base as Base
+from runner.language.base import LoadedBase as LoadedBase
+from runner.language.calls import Call, local_cycles
 from runner.language.faults import Fault, quoted
 from runner.language.model import Problem, Workflow
 
-LOADER_VERSION = 2  # raise it with every change that makes another workflow of the same bytes
+LOADER_VERSION = 3  # raise it with every change that makes another workflow of the same bytes
 
 MAX_BYTES = 1024 * 1024
 MAX_PROBLEMS = 100
@@ -61,8 +64,11 @@ def workflow_id(path: str) -> str:
     return stem
 
 
-def load(data: bytes, *, path: str, id: str) -> Loaded:
-    """Read the workflow with `id` from the bytes of its file. `path` is shown in messages."""
+def load(data: bytes, *, path: str, id: str, base: Base | None = None) -> Loaded:
+    """Read the workflow with `id` from the bytes of its file. `path` is shown in messages.
+
+    `base` is that of `load_base`, where the repository has a `.dagu/base.yaml`.
+    """
     text = _decoded(data, path)
     if isinstance(text, Problem):
         return Loaded(None, (text,))
@@ -70,7 +76,7 @@ def load(data: bytes, *, path: str, id: str) -> Loaded:
         read = source.read(text)
     except source.SourceError as error:
         return Loaded(None, (Problem(path, error.line, error.column, str(error)),))
-    documents = _documents(read.documents, id=id, path=path)
+    documents = _documents(read.documents, id=id, path=path, base=base)
     problems = [Problem(path, m.line, m.column, m.message) for m in read.mistakes]
     if not documents:
         problems.append(Problem(path, 1, 1, "the file holds no workflow; it needs steps"))
@@ -83,6 +89,40 @@ def load(data: bytes, *, path: str, id: str) -> Loaded:
     if problems:
         return Loaded(None, _first(problems, path))
     return Loaded(_whole(documents))
+
+
+def load_base(data: bytes, *, path: str) -> LoadedBase:
+    """Read the defaults of all workflows from the bytes of `base.yaml`; an empty one has none."""
+    text = _decoded(data, path)
+    if isinstance(text, Problem):
+        return LoadedBase(None, (text,))
+    try:
+        read = source.read(text)
+    except source.SourceError as error:
+        return LoadedBase(None, (Problem(path, error.line, error.column, str(error)),))
+    problems = [Problem(path, m.line, m.column, m.message) for m in read.mistakes]
+    filled = [(n, data) for n, data in enumerate(read.documents) if data is not None]
+    number, first = filled[0] if filled else (0, {})
+    base, faults = _base(first, path)
+    told = [(number, fault) for fault in faults]
+    told += [(n, Fault((), "a base is one document; remove this one")) for n, _ in filled[1:]]
+    if told:
+        problems += _placed(source.Places(text), path, told)
+    return LoadedBase(None, _first(problems, path)) if problems else LoadedBase(base)
+
+
+def located(data: bytes, calls: Sequence[Call]) -> list[tuple[int, int]]:
+    """Line and column of each of `calls` in the file that they were loaded from."""
+    places = source.Places(data.decode("utf-8-sig"))
+    return [places.find(call.place, document=call.document or places.first) for call in calls]
+
+
+def _base(data: source.Data, path: str) -> tuple[Base | None, list[Fault]]:
+    entry, faults = document.read(data)
+    if entry is None:
+        return None, faults
+    base, found = definition.define_base(entry, path=path, broken=faults)
+    return base, [*faults, *found]
 
 
 def _decoded(data: bytes, path: str) -> str | Problem:
@@ -104,7 +144,9 @@ def _at_end_of(before: str, path: str, message: str) -> Problem:
     return Problem(path, before.count("\n") + 1, len(before) - before.rfind("\n"), message)
 
 
-def _documents(documents: Iterable[source.Data], *, id: str, path: str) -> list[_Read]:
+def _documents(
+    documents: Iterable[source.Data], *, id: str, path: str, base: Base | None
+) -> list[_Read]:
     """Every document that is not empty; the first is the workflow, the others are its own."""
     read: list[_Read] = []
     names: set[str] = set()
@@ -112,28 +154,43 @@ def _documents(documents: Iterable[source.Data], *, id: str, path: str) -> list[
         if data is None:
             continue
         if not read:
-            read.append(_document(data, number, id=id, path=path))
+            read.append(_document(data, number, id=id, path=path, base=base))
             continue
-        local = _document(data, number, id=f"{id}#{number}", path=path, is_local=True)
+        local_id = f"{id}#{number}"
+        local = _document(data, number, id=local_id, path=path, base=base, is_local=True)
         if isinstance(data, dict) and not local.faults:
-            local = _named(local, data, names, id=id)
+            local = _named(local, data, names)
         read.append(local)
+    if len(read) > 1 and not any(d.faults for d in read):
+        _find_cycles(read)
     return read
 
 
+def _find_cycles(documents: list[_Read]) -> None:
+    for call, message in local_cycles(_whole(documents)):
+        caller = next(d for d in documents if d.workflow and d.workflow.id == call.caller)
+        caller.faults.append(Fault(call.place, message))
+
+
 def _document(
-    data: source.Data, number: int, *, id: str, path: str, is_local: bool = False
+    data: source.Data,
+    number: int,
+    *,
+    id: str,
+    path: str,
+    base: Base | None,
+    is_local: bool = False,
 ) -> _Read:
     entry, faults = document.read(data)
     if entry is None:
         return _Read(number, None, faults, [])
-    workflow, found = definition.define(entry, id=id, path=path, broken=faults)
+    workflow, found = definition.define(entry, id=id, path=path, broken=faults, base=base)
     faults = [*faults, *found]
     warnings = [] if faults else lint.warnings(entry, workflow, is_local=is_local)
     return _Read(number, workflow, faults, warnings)
 
 
-def _named(local: _Read, data: dict[str, source.Data], names: set[str], *, id: str) -> _Read:
+def _named(local: _Read, data: dict[str, source.Data], names: set[str]) -> _Read:
     """A sub-workflow is found by its name, so it needs one of its own."""
     workflow = local.workflow
     if workflow is None or not data.get("name"):
@@ -144,7 +201,7 @@ def _named(local: _Read, data: dict[str, source.Data], names: set[str], *, id: s
         fault = Fault(("name",), f"another document of this file is named {quoted(name)}")
         return replace(local, faults=[fault])
     names.add(name)
-    return replace(local, workflow=replace(workflow, id=f"{id}#{name}"))
+    return local
 
 
 def _whole(documents: list[_Read]) -> Workflow:

@@ -215,11 +215,15 @@ class PushFilter:
 
 @dataclass(frozen=True, slots=True)
 class PullRequestFilter:
-    """`on: pullRequest`; `branches` are those that a pull request goes into. Empty: any."""
+    """`on: pullRequest`; `branches` are those that a pull request goes into. Empty: any.
+
+    `approve_forks`: a request from a fork waits for a person; else it is ignored.
+    """
 
     types: tuple[str, ...] = ()
     branches: tuple[str, ...] = ()
     paths: tuple[str, ...] = ()
+    approve_forks: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,13 +51,13 @@ def arrange(
                 message = f"step {quoted(names[n])} depends on {quoted(name)}, "
                 mistakes.append(OrderMistake(n, f"{message}which is not a step{near}", item))
         edges.append(list(found))
-    mistakes += _cycles(names, edges)
+    mistakes += [_told(cycle, names) for cycle in cycles(edges)]
     return [tuple(names[d] for d in below) for below in edges], mistakes
 
 
-def _cycles(names: Sequence[str], edges: Sequence[Sequence[int]]) -> list[OrderMistake]:
-    """One mistake for each cycle that a walk from the first step on runs into."""
-    mistakes: list[OrderMistake] = []
+def cycles(edges: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Each cycle that a walk from the first node on runs into, told from its lowest node."""
+    found: list[list[int]] = []
     done = [False] * len(edges)
     for start in range(len(edges)):
         if done[start]:
@@ -65,26 +65,26 @@ def _cycles(names: Sequence[str], edges: Sequence[Sequence[int]]) -> list[OrderM
         path, pending = [start], [iter(edges[start])]
         on_path = {start: 0}
         while path:
-            step = next(pending[-1], None)
-            if step is None:
+            node = next(pending[-1], None)
+            if node is None:
                 pending.pop()
                 last = path.pop()
                 del on_path[last]
                 done[last] = True
-            elif step in on_path:
-                mistakes.append(_cycle(path[on_path[step] :], names))
-            elif not done[step]:
-                on_path[step] = len(path)
-                path.append(step)
-                pending.append(iter(edges[step]))
-    return mistakes
+            elif node in on_path:
+                cycle = path[on_path[node] :]
+                first = cycle.index(min(cycle))
+                found.append([*cycle[first:], *cycle[:first]])
+            elif not done[node]:
+                on_path[node] = len(path)
+                path.append(node)
+                pending.append(iter(edges[node]))
+    return found
 
 
-def _cycle(path: Sequence[int], names: Sequence[str]) -> OrderMistake:
+def _told(cycle: Sequence[int], names: Sequence[str]) -> OrderMistake:
     """The cycle told from the step that stands first in the file, `a → b`: a waits for b."""
-    first = path.index(min(path))
-    turned = [*path[first:], *path[:first]]
-    shown = [names[n] for n in (*turned, turned[0])]
+    shown = [names[n] for n in (*cycle, cycle[0])]
     if len(shown) > 12:
         shown = [*shown[:6], "…", *shown[-5:]]
-    return OrderMistake(turned[0], f"the steps wait for each other: {' → '.join(shown)}")
+    return OrderMistake(cycle[0], f"the steps wait for each other: {' → '.join(shown)}")

@@ -308,6 +308,12 @@ class Places:
     def __init__(self, text: str) -> None:
         self._roots: list[Any] = list(_compose(text))
 
+    @property
+    def first(self) -> int:
+        """The number of the first document that is not empty."""
+        filled = (n for n, root in enumerate(self._roots) if getattr(root, "value", None))
+        return next(filled, 0)
+
     def find(self, place: Place, *, document: int, on_key: bool = False) -> tuple[int, int]:
         """Line and column, from 1, of the value at `place`, or of its key.
 

@@ -273,7 +273,7 @@ steps: [{command: x}]
 name: child
 steps: [{command: y}]
 """)
-    assert [(w.id, w.name) for w in workflow.locals] == [("etl#child", "child")]
+    assert [(w.id, w.name) for w in workflow.locals] == [("etl#2", "child")]
 
 
 def test_anchors_and_merge_keys_fill_in_what_is_not_said() -> None:

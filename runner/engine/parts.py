@@ -15,6 +15,8 @@ from typing import NamedTuple, Protocol
 from runner.engine.events import Event
 from runner.engine.state import RunState
 from runner.executors.base import Executor
+from runner.executors.unavailable import Unavailable
+from runner.language.model import Step
 from runner.language.subworkflows import Index
 from storage.mask import Mask
 from storage.records import RunRow, Write
@@ -113,5 +115,14 @@ class Parts:
 
     @property
     def executor(self) -> Executor:
-        """The one of every step, as long as there is only one."""
+        """The one of local processes."""
         return self.executors["command"]
+
+    def executor_of(self, step: Step) -> Executor:
+        """Who carries the step out."""
+        if step.run is not None:
+            return self.executors["run"]
+        if step.executor is None or step.executor.type == "shell":
+            return self.executor
+        known = self.executors.get(step.executor.type)
+        return known or Unavailable(step.executor.type, clock=self.clock)

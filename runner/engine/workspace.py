@@ -1,23 +1,28 @@
 """Where the files of a run lie: its log folders and its checkout.
 
 Only paths and folders; what is written into them is decided elsewhere. A folder of a launch is
-always new: a file's name is never used twice.
+always new: a file's name is never used twice. A workspace that is there is whole: it is made
+beside its place and moved there.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import shutil
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
 
 
-def run_folder(runs: Path, run: str) -> Path:
-    """`<runs>/YYYY-MM/<root run>/<run>`; a run's id begins with its date."""
-    return runs / f"{run[:4]}-{run[4:6]}" / run / run
+def run_folder(runs: Path, run: str, *, root: str = "") -> Path:
+    """`<runs>/YYYY-MM/<root run>/<run>`; a run's id begins with its date. `root` "": it is one."""
+    first = root or run
+    return runs / f"{first[:4]}-{first[4:6]}" / first / run
 
 
 def launch_folder(folder: Path, *, number: int, step: str, attempt: int, launch: str) -> Path:
@@ -26,8 +31,50 @@ def launch_folder(folder: Path, *, number: int, step: str, attempt: int, launch:
     return folder / f"{number}-{slug}" / f"{attempt}.{launch}"
 
 
-def workspace_folder(workspaces: Path, run: str) -> Path:
-    return workspaces / run
+def workspace_folder(workspaces: Path, run: str, *, root: str = "") -> Path:
+    """Of a root run, or of a child run that has one of its own."""
+    return workspaces_below(workspaces, root) / run if root else workspaces / run
+
+
+def workspaces_below(workspaces: Path, root: str) -> Path:
+    """Those of the child runs of a root run, which live as long as its own."""
+    return workspaces / f"{root}.children"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the steps of a run begin. `make(folder)` puts the files there that belong there, where
+    it is not there yet; None: it is somebody else's, and there. `before`: the one of the run that
+    this one retries, which is taken over where it still is."""
+
+    folder: Path
+    make: Callable[[Path], Awaitable[None]] | None = None
+    before: Path | None = None
+
+    async def prepare(self) -> str:
+        """Make it, once for all who call; a line for people where that was not what they expect.
+        Raises OSError and what `make` raises."""
+        if self.make is None or self.folder.exists():
+            return ""
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        if self.before is not None:
+            with suppress(FileNotFoundError):
+                self.before.rename(self.folder)
+                return ""
+        beside = self.folder.with_name(f"{self.folder.name}.part")
+        if beside.exists():  # of an earlier process that did not get to its end
+            await asyncio.to_thread(remove, beside)
+        await self.make(beside)
+        beside.rename(self.folder)
+        if self.before is None:
+            return ""
+        return "the files of the run before are gone; this one begins with fresh files"
+
+
+def take_over_children(workspaces: Path, old: str, new: str) -> None:
+    """The workspaces of the child runs of `old` become those of `new`. Raises OSError."""
+    with suppress(FileNotFoundError):
+        workspaces_below(workspaces, old).rename(workspaces_below(workspaces, new))
 
 
 def write(path: Path, text: str) -> None:

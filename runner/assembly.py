@@ -27,6 +27,7 @@ import structlog
 from runner import orphans, privacy
 from runner.control import environment, local
 from runner.control.admission import Admission
+from runner.control.firing import Firing
 from runner.control.intake import Intake, Source
 from runner.control.janitor import Janitor
 from runner.control.publisher import Publisher, Site
@@ -243,6 +244,7 @@ class _Service:
         self._token_file = settings.data / "token"
         self._token = ""
         owes = partial(_owes, keep_failed=timedelta(seconds=settings.keep_failed_s))
+        self._owes = owes
         self._engine = Engine(
             store=store,
             runs=settings.data / "runs",
@@ -278,7 +280,7 @@ class _Service:
     def _make_ticker(self) -> Ticker:
         return Ticker(
             self._store,
-            self._intake,
+            Firing(self._store, self._intake, stop=self._ask_to_stop, owes=self._owes),
             clock=now,
             zone=self._settings.timezone,
             grace_s=self._settings.tick_grace_s,
@@ -470,6 +472,9 @@ class _Service:
             closing=closing,
             mask=self._engine.mask_of,
         )
+
+    async def _ask_to_stop(self, run: str, by: str) -> None:
+        self._engine.stop(run, by)
 
     def _started(self) -> Started:
         return Started(

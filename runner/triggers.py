@@ -63,14 +63,15 @@ def tick_prefix(repository: str, workflow: str, *, kind: str) -> str:
     return f"tick:{repository}:{workflow}:{kind}:"
 
 
-def missed_key(repository: str, workflow: str, *, slot: datetime) -> str:
+def missed_key(repository: str, workflow: str, *, slot: datetime, kind: str = "start") -> str:
     """Of the note that a slot did not run. It is no election: a slot that was noted under a wrong
     clock still finds its tick key free."""
-    return missed_prefix(repository, workflow) + _stamp(slot)
+    return missed_prefix(repository, workflow, kind=kind) + _stamp(slot)
 
 
-def missed_prefix(repository: str, workflow: str) -> str:
-    return f"missed:{repository}:{workflow}:"
+def missed_prefix(repository: str, workflow: str, *, kind: str = "start") -> str:
+    head = "missed" if kind == "start" else f"missed-{kind}"
+    return f"{head}:{repository}:{workflow}:"
 
 
 def prefixes_until(prefix: str, at: datetime) -> list[str]:
@@ -116,3 +117,9 @@ def retry_key(run: str, ordinal: int) -> str:
 def after_key(run: str, workflow: str) -> str:
     """Of the run that a workflow has because `run` ended (`on: workflow`)."""
     return f"after:{run}:{workflow}"
+
+
+def hook_key(repository: str, workflow: str, request: str) -> str:
+    """Of a call of a workflow's own endpoint: `request` is the sender's webhook-id or
+    Idempotency-Key, else a digest of what was sent."""
+    return f"hook:{repository}:{workflow}:{request}"

@@ -26,6 +26,7 @@ class Definition:
     workflow: str
     path: str
     blob: str
+    base_blob: str = ""  # of base.yaml at that commit, "" where there is none
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +67,9 @@ class Applied:
         if live is None:
             return None
         commit = live.commit if live.stale else self.commit
+        entry = live.entry
         return Definition(
-            self.repository, self.ref, commit, workflow, live.entry.path, live.entry.blob
+            self.repository, self.ref, commit, workflow, entry.path, entry.blob, entry.base_blob
         )
 
 
@@ -94,10 +96,14 @@ def _good(old: Live | None, entry: Entry, *, catalog: Catalog, at: datetime) -> 
         return Live(entry, catalog.commit, at)
     if old.entry is entry and not old.stale:
         return old  # as most are: what follows is spared whoever looks for what changed
-    live_from = old.live_from if old.entry.crons == entry.crons else at
+    live_from = old.live_from if old.entry.schedule == entry.schedule else at
     # The row of an unchanged file is left alone: a commit writes what it changes and no more.
-    same = (old.entry.blob, old.entry.path) == (entry.blob, entry.path) and not old.stale
+    same = _version(old.entry) == _version(entry) and not old.stale
     return Live(entry, old.commit if same else catalog.commit, live_from)
+
+
+def _version(entry: Entry) -> tuple[str, str, str]:
+    return entry.blob, entry.path, entry.base_blob
 
 
 def _stale(old: Live, problems: str, *, before: Applied, catalog: Catalog) -> Live:
@@ -134,7 +140,7 @@ def to_row(applied: Applied, workflow: str, live: Live) -> DefinitionRow:
         path=live.entry.path,
         commit=live.commit,
         blob=live.entry.blob,
-        base_blob="",
+        base_blob=live.entry.base_blob,
         live_from=live.live_from,
         problem_commit=live.problem_commit,
         problems=live.problems,

@@ -1,8 +1,8 @@
 """Reads the workflow files of a commit into a catalog, parsing only what was never seen.
 
 Knows blobs, stored entries and the thread that parses; leaves what an entry says to `catalog`.
-Its rule: an entry is found again by blob, path and loader version, so a commit costs what it
-changes.
+Its rule: an entry is found again by its blob, base.yaml's blob, path and loader version, so a
+commit costs what it changes.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import replace
 
 from runner.control import catalog
 from runner.control.catalog import Catalog, Entry
+from runner.language.load import Base, load_base
 from runner.language.model import Problem
 from storage.mirror import Mirror, ObjectMissing, Snapshot, SnapshotFile
 from storage.records import EntryRow, PutEntry
@@ -22,7 +23,9 @@ from storage.store import Store
 LARGEST_FILE = 1024 * 1024
 _SLICE = 20  # files parsed before the other tasks get the interpreter: about 5 ms
 
-Named = tuple[str, str]  # path, blob
+_KEPT_BASES = 16
+
+Named = tuple[str, str, str]  # path, blob, base.yaml's blob ("": there is none)
 
 
 class Indexer:
@@ -35,6 +38,7 @@ class Indexer:
         self._known: dict[Named, Entry] = {}
         self._last: Catalog | None = None
         self._of: Snapshot | None = None  # that `_last` was made of
+        self._bases: dict[str, Base | None] = {}  # blob → what it says, None if it is bad
 
     async def catalog(self, commit: str) -> Catalog:
         """The catalog of a commit; an empty one where the folder is missing or has no workflow."""
@@ -52,18 +56,27 @@ class Indexer:
     def _listed(self, commit: str) -> tuple[Snapshot, list[Named], list[Entry]]:
         """The folder's files, those of them that are to be read, and the entries of the others."""
         snapshot = self._mirror.snapshot(commit, folder=self._folder, since=self._of)
+        base = self._base_of(snapshot)
         files: list[Named] = []
         refused: list[Entry] = []
         for file in snapshot.files:
             if catalog.is_workflow_file(file.path):
                 if (entry := _refused(file, self._folder)) is None:
-                    files.append((file.path, file.blob))
+                    is_base = catalog.is_base(file.path, folder=self._folder)
+                    files.append((file.path, file.blob, "" if is_base else base))
                 else:
                     refused.append(entry)
         return snapshot, files, refused
 
+    def _base_of(self, snapshot: Snapshot) -> str:
+        """The blob of base.yaml; "" where there is none, or one that cannot be read."""
+        for file in snapshot.files:
+            if catalog.is_base(file.path, folder=self._folder):
+                return file.blob if _refused(file, self._folder) is None else ""
+        return ""
+
     async def entries(self, files: Sequence[Named]) -> Mapping[Named, Entry]:
-        """(path, blob) → entry, from memory, else the store, else the blobs."""
+        """Named → entry, from memory, else the store, else the blobs."""
         found: dict[Named, Entry] = {}
         missing: list[Named] = []
         for name in files:
@@ -90,10 +103,11 @@ class Indexer:
             return found
 
     async def _stored(self, files: Sequence[Named]) -> dict[Named, Entry]:
-        rows = await self._store.entries(catalog.LOADER, [(blob, "", path) for path, blob in files])
+        keys = [(blob, base, path) for path, blob, base in files]
+        rows = await self._store.entries(catalog.LOADER, keys)
         return {
-            (path, blob): catalog.from_json(row.entry, path=path, blob=blob)
-            for (blob, _, path), row in rows.items()
+            (path, blob, base): catalog.from_json(row.entry, path=path, blob=blob, base_blob=base)
+            for (blob, base, path), row in rows.items()
         }
 
     async def _parse(self, files: Sequence[Named]) -> dict[Named, Entry]:
@@ -112,9 +126,22 @@ class Indexer:
                 path=path,
                 blob=blob,
                 folder=self._folder,
+                base=self._base(base),
+                base_blob=base,
             )
-            for path, blob in files
+            for path, blob, base in files
         ]
+
+    def _base(self, blob: str) -> Base | None:
+        """None: there is none, or a bad one, with which no workflow of its commit takes effect."""
+        if not blob:
+            return None
+        if blob not in self._bases:
+            data = self._mirror.read_blob(blob, limit_bytes=LARGEST_FILE)
+            if len(self._bases) >= _KEPT_BASES:
+                del self._bases[next(iter(self._bases))]
+            self._bases[blob] = load_base(data, path=f"{self._folder}/{catalog.BASE}.yaml").base
+        return self._bases[blob]
 
 
 def _refused(file: SnapshotFile, folder: str) -> Entry | None:
@@ -132,4 +159,4 @@ def _refused(file: SnapshotFile, folder: str) -> Entry | None:
 
 
 def _row(entry: Entry) -> EntryRow:
-    return EntryRow(entry.blob, "", entry.path, catalog.LOADER, catalog.to_json(entry))
+    return EntryRow(entry.blob, entry.base_blob, entry.path, catalog.LOADER, catalog.to_json(entry))

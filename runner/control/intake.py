@@ -20,11 +20,14 @@ from runner.language import load, params
 from runner.language.model import Param, Workflow
 from runner.triggers import Trigger, TriggerType, manual_key
 from storage.mirror import ObjectMissing
-from storage.records import PutTrigger, RunRow, TriggerRow, Write
+from storage.records import PutTrigger, PutValues, RunRow, TriggerRow, Write
 from storage.store import Duplicate, StorageError, Store
 
 MOST_QUEUED = 1000
 """Queued runs of one workflow; further triggers get the verdict `queue_full`."""
+
+EVENT = "event"
+"""The name, among the run's own values, of what stands in its event file."""
 
 _KEPT_WORKFLOWS = 256
 
@@ -58,6 +61,15 @@ class Source:
     applied: Callable[[], Applied]
 
 
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A workflow with the text of its file and that of base.yaml, "" where there is none."""
+
+    workflow: Workflow
+    source: str
+    base: str
+
+
 class Intake:
     """One for all repositories. `queued` is called after a run of a workflow was stored by hand;
     callers of `start` tell admission themselves, after their own commit."""
@@ -74,7 +86,7 @@ class Intake:
         self._sources = sources
         self._clock = clock
         self.queued = queued
-        self._loaded: dict[tuple[str, str], tuple[Workflow, str]] = {}
+        self._loaded: dict[tuple[str, str, str], Kept] = {}
 
     async def start(
         self,
@@ -83,16 +95,20 @@ class Intake:
         *,
         cause: Mapping[str, object],
         given: Sequence[Param] = (),
+        event: str = "",
+        not_before: datetime | None = None,
     ) -> tuple[str | None, tuple[Write, ...]]:
         """The new run's id and its writes; (None, the verdict's write) where the queue is full.
 
-        `cause` is for people. Raises UnfitParams, DefinitionUnreadable.
+        `cause` is for people, `event` the text of the run's event file, and it stays queued until
+        `not_before`. Raises UnfitParams, DefinitionUnreadable.
         """
         repository, workflow = definition.repository, definition.workflow
         queued = await self._store.count_runs(repository, workflow, statuses=("queued",))
         if queued >= MOST_QUEUED:
             return None, (verdict(definition, trigger, "queue_full", cause=cause),)
-        found, source = await self._workflow(definition)
+        kept = await self._workflow(definition)
+        found = kept.workflow
         try:
             bound = params.bind(
                 found.params, given, mentioned=lambda name: params.mentions(found, name)
@@ -105,11 +121,15 @@ class Intake:
             run,
             at=trigger.at,
             workflow=found,
-            source=source,
+            source=kept.source,
+            base=kept.base,
             origin=journal.Origin(repository, definition.ref, definition.commit, definition.blob),
             trigger=trigger,
             params=bound,
+            not_before=not_before,
         )
+        if event:
+            made = (*made, PutValues(run, ((journal.RUN_SCOPE, EVENT, event),)))
         return run, (verdict(definition, trigger, "run", cause=cause, run=run), *made)
 
     async def _pin(self, definition: Definition) -> None:
@@ -189,24 +209,31 @@ class Intake:
             raise UnknownWorkflow(f'no workflow has the id "{workflow}"{_nearest(workflow, known)}')
         return found[0]
 
-    async def _workflow(self, definition: Definition) -> tuple[Workflow, str]:
-        """The whole workflow and its text, from its blob."""
-        key = (definition.blob, definition.path)
+    async def _workflow(self, definition: Definition) -> Kept:
+        """The whole workflow and the texts that it is made of, from their blobs."""
+        key = (definition.blob, definition.path, definition.base_blob)
         if key not in self._loaded:
-            try:
-                data = await self._sources[definition.repository].read_blob(definition.blob)
-            except StorageError as error:
-                raise DefinitionUnreadable(
-                    f'workflow "{definition.workflow}" cannot be read: {error}'
-                ) from error
-            loaded = load.load(data, path=definition.path, id=definition.workflow)
-            if loaded.workflow is None:
-                problems = "; ".join(str(problem) for problem in loaded.problems)
-                raise DefinitionUnreadable(f'workflow "{definition.workflow}": {problems}')
+            kept = await self._load(definition)
             if len(self._loaded) >= _KEPT_WORKFLOWS:
                 del self._loaded[next(iter(self._loaded))]
-            self._loaded[key] = (loaded.workflow, data.decode())
+            self._loaded[key] = kept
         return self._loaded[key]
+
+    async def _load(self, definition: Definition) -> Kept:
+        read_blob = self._sources[definition.repository].read_blob
+        try:
+            data = await read_blob(definition.blob)
+            base = await read_blob(definition.base_blob) if definition.base_blob else b""
+        except StorageError as error:
+            raise DefinitionUnreadable(
+                f'workflow "{definition.workflow}" cannot be read: {error}'
+            ) from error
+        defaults = load.load_base(base, path="base.yaml").base if base else None
+        loaded = load.load(data, path=definition.path, id=definition.workflow, base=defaults)
+        if loaded.workflow is None:
+            problems = "; ".join(str(problem) for problem in loaded.problems)
+            raise DefinitionUnreadable(f'workflow "{definition.workflow}": {problems}')
+        return Kept(loaded.workflow, data.decode(), base.decode())
 
 
 def verdict(

@@ -81,7 +81,7 @@ class Pushes:
         push = await self._push(moved, after=after, served=applied.ref)
         for entry in matches:
             if _paths_fit(entry.push, push.paths):
-                definition = _definition(applied, push, entry.workflow, entry.path, entry.blob)
+                definition = _definition(applied, push, entry)
                 await self._start(definition, push, at=at, done=done)
         for workflow in broken:
             live = applied.workflows.get(workflow)
@@ -115,7 +115,7 @@ class Pushes:
         done: Consequences,
     ) -> None:
         problems = [str(problem) for problem in catalog.broken[workflow]]
-        definition = _definition(applied, push, workflow, "", "")
+        definition = _definition(applied, push, Entry("", "", workflow))
         trigger = _trigger(definition, push, at=at)
         cause = {**_cause(push), "problems": problems}
         done.writes.append(verdict(definition, trigger, "broken", cause=cause))
@@ -175,8 +175,16 @@ def _paths_fit(push: PushFilter | None, paths: frozenset[str] | None) -> bool:
     return push is not None and (paths is None or patterns.paths_match(push, paths))
 
 
-def _definition(applied: Applied, push: _Push, workflow: str, path: str, blob: str) -> Definition:
-    return Definition(applied.repository, push.moved.row.ref, push.after, workflow, path, blob)
+def _definition(applied: Applied, push: _Push, entry: Entry) -> Definition:
+    return Definition(
+        applied.repository,
+        push.moved.row.ref,
+        push.after,
+        entry.workflow,
+        entry.path,
+        entry.blob,
+        entry.base_blob,
+    )
 
 
 def _trigger(definition: Definition, push: _Push, *, at: datetime) -> Trigger:

@@ -21,13 +21,14 @@ from runner.control import applied as in_force
 from runner.control import catalog as catalogs
 from runner.control.applied import Applied
 from runner.control.catalog import Catalog, CatalogDiff
-from runner.control.indexer import Indexer
+from runner.control.indexer import Indexer, Named
 from runner.control.intake import Intake
 from runner.control.moves import BRANCHES, STATUS_REF, Moved, Watch, plan_moves
 from runner.control.pushes import Pushes
 from runner.control.ticker import Ticker
 from storage.mirror import Mirror, ObjectMissing, Seen
 from storage.records import (
+    DefinitionRow,
     DropDefinition,
     Move,
     OwedRow,
@@ -150,11 +151,11 @@ class Reconciler:
     async def _take_up(self, row: RepositoryRow) -> None:
         """Put in force what the store says is, as far as it can be read."""
         rows = await self._store.definitions(self._name, row.branch)
-        entries = await self._indexer.readable([(d.path, d.blob) for d in rows.values()])
+        entries = await self._indexer.readable([_named(d) for d in rows.values()])
         live = {
             workflow: in_force.from_row(definition, entry)
             for workflow, definition in rows.items()
-            if (entry := entries.get((definition.path, definition.blob))) and not entry.problems
+            if (entry := entries.get(_named(definition))) and not entry.problems
         }
         self._unread = frozenset(rows) - live.keys()
         if self._unread:
@@ -449,6 +450,10 @@ class Reconciler:
             f'repository {self._url} has no branch "{wanted}"; it has '
             f"{', '.join(branches[:10])}; choose one with --branch"
         )
+
+
+def _named(row: DefinitionRow) -> Named:
+    return row.path, row.blob, row.base_blob
 
 
 def _kept(applied: Applied) -> str:

@@ -1,8 +1,9 @@
 """Which slots a workflow's schedules have due, and what is said of those that do not run.
 
-Knows the grace (a slot that is later does not run) and that of several slots in it the newest
-runs; reads from the store up to where slots have a row. Leaves when to look, and firing, to the
-ticker. Its rule: a slot that does not run has a row of its own kind, never the key of its run.
+Knows the grace (a slot that is later does not run, unless it is caught up with) and that of
+several slots in it the newest runs; reads from the store up to where slots have a row. Leaves when
+to look to the ticker, and what a slot does to `firing`. Its rule: a slot that does not run has a
+row of its own kind, never the key of its run.
 """
 
 from __future__ import annotations
@@ -35,13 +36,22 @@ MOST_COUNTED = 10_000
 """Of more missed slots the number is not counted: a year of minutes would take the service's time
 for a minute."""
 
+MOST_CAUGHT = 1000
+"""So many missed slots of a workflow are caught up with, the newest: its queue holds no more."""
+
+START, STOP, RESTART = "start", "stop", "restart"
+
 _TURN_S = 0.004  # computed before other tasks get a turn
 _INSTANT = timedelta(microseconds=1)
 _ASKED = 200  # keys in one question: the store's readers answer others between
 
 
+Kinded = tuple[str, str]  # workflow, kind
+
+
 class Timer(NamedTuple):
-    """One cron of one workflow. `zone` is the IANA name in force for it.
+    """One cron of one workflow. `zone` is the IANA name in force for it; its slots start runs, stop
+    them, or do both, as `kind` says.
 
     A tuple, as each commit looks thousands of them up in the timetable.
     """
@@ -50,6 +60,7 @@ class Timer(NamedTuple):
     cron: str
     zone: str
     live_from: datetime
+    kind: str = START
 
     def following(self, after: datetime) -> datetime:
         """The first slot later than `after`."""
@@ -71,11 +82,13 @@ class Timer(NamedTuple):
 
 @dataclass(slots=True)
 class Due:
-    """What one workflow has due. `stood` is where each timer was, `fresh` the slots that may still
-    fire, `late` the timers with slots that may not: from that slot until before `fresh_from`."""
+    """What one workflow has due of one kind. `stood` is where each timer was, `fresh` the slots
+    that may still fire, `late` the timers with slots that may not: from that slot until before
+    `fresh_from`."""
 
     workflow: str
     fresh_from: datetime
+    kind: str = START
     stood: dict[Timer, datetime] = field(default_factory=dict)
     fresh: dict[datetime, Timer] = field(default_factory=dict)
     late: dict[Timer, datetime] = field(default_factory=dict)
@@ -109,9 +122,10 @@ class Turns:
 def timers(applied: Applied, *, zone: str) -> list[Timer]:
     """Every schedule of `applied`; `zone` is for those that name none."""
     return [
-        Timer(workflow, cron, own_zone or zone, live.live_from)
+        Timer(workflow, cron, own_zone or zone, live.live_from, kind)
         for workflow, live in applied.workflows.items()
-        for cron, own_zone in live.entry.crons
+        for kind, crons in zip((START, STOP, RESTART), live.entry.schedule, strict=True)
+        for cron, own_zone in crons
     ]
 
 
@@ -136,6 +150,32 @@ async def take(
         due.fresh[slot] = timer
         await turns.give()
     raise AssertionError("slots have no end")
+
+
+async def caught_up(
+    due: Due, *, since: datetime, every: bool, turns: Turns
+) -> dict[datetime, Timer]:
+    """The late slots of `due` from `since` on that run all the same: the newest MOST_CAUGHT of
+    them if `every`, else the newest, and none if a fresh one runs."""
+    caught: dict[datetime, Timer] = {}
+    for timer, first in due.late.items():
+        begin = first if first >= since else timer.following(since - _INSTANT)
+        if begin >= due.fresh_from:
+            continue
+        if not every:
+            caught[timer.preceding(due.fresh_from)] = timer
+            continue
+        newest: deque[datetime] = deque(maxlen=MOST_CAUGHT)
+        for slot in timer.since(begin):
+            if slot >= due.fresh_from:
+                break
+            newest.append(slot)
+            await turns.give()
+        caught.update(dict.fromkeys(newest, timer))
+    if not every and due.fresh:
+        return {}
+    kept = sorted(caught)[-(MOST_CAUGHT if every else 1) :]
+    return {slot: caught[slot] for slot in kept}
 
 
 async def missed(timer: Timer, first: datetime, *, until: datetime) -> Missed:
@@ -195,29 +235,33 @@ def note(
     """The row that says why `slot` did not run, unless it has one."""
     told = {"slot": slot, **cause, "schedule": timer.cron, "zone": timer.zone}
     text = json.dumps(told, separators=(",", ":"), ensure_ascii=False, default=str)
-    key = missed_key(repository, timer.workflow, slot=slot)
+    key = missed_key(repository, timer.workflow, slot=slot, kind=timer.kind)
     return NoteTrigger(TriggerRow(key, repository, timer.workflow, at, verdict, None, text))
 
 
 async def decided(
-    store: Store, repository: str, workflow: str, slots: Iterable[datetime]
+    store: Store, repository: str, workflow: str, slots: Iterable[datetime], *, kind: str
 ) -> frozenset[datetime]:
     """Those of `slots` that ran, or were refused when they fired."""
-    keys = [tick_key(repository, workflow, kind="start", slot=slot) for slot in slots]
-    return frozenset(slot_of(key) for key in await store.newest_keys(keys))
+    keys = [tick_key(repository, workflow, kind=kind, slot=slot) for slot in slots]
+    found: set[datetime] = set()
+    for begin in range(0, len(keys), _ASKED):
+        rows = await store.newest_keys(keys[begin : begin + _ASKED])
+        found.update(slot_of(key) for key in rows)
+    return frozenset(found)
 
 
 async def explained_until(
-    store: Store, repository: str, workflows: Sequence[str], *, at: datetime
-) -> dict[str, datetime]:
-    """Workflow → its newest slot up to `at` that has a row; without an entry: none has."""
-    newest: dict[str, datetime] = {}
+    store: Store, repository: str, schedules: Sequence[Kinded], *, at: datetime
+) -> dict[Kinded, datetime]:
+    """(Workflow, kind) → its newest slot up to `at` that has a row; without an entry: none has."""
+    newest: dict[Kinded, datetime] = {}
     step = _ASKED // 2
-    for begin in range(0, len(workflows), step):
+    for begin in range(0, len(schedules), step):
         asked = {
-            prefix: workflow
-            for workflow in workflows[begin : begin + step]
-            for prefix in _prefixes(repository, workflow)
+            prefix: schedule
+            for schedule in schedules[begin : begin + step]
+            for prefix in _prefixes(repository, *schedule)
         }
         for prefix, key in (await store.newest_keys(asked)).items():
             if slot_of(key) > at:  # of a time when the clock was wrong
@@ -225,10 +269,13 @@ async def explained_until(
                 if not earlier:
                     continue
                 key = max(earlier)
-            workflow, slot = asked[prefix], slot_of(key)
-            newest[workflow] = max(slot, newest.get(workflow, slot))
+            schedule, slot = asked[prefix], slot_of(key)
+            newest[schedule] = max(slot, newest.get(schedule, slot))
     return newest
 
 
-def _prefixes(repository: str, workflow: str) -> tuple[str, str]:
-    return tick_prefix(repository, workflow, kind="start"), missed_prefix(repository, workflow)
+def _prefixes(repository: str, workflow: str, kind: str) -> tuple[str, str]:
+    return (
+        tick_prefix(repository, workflow, kind=kind),
+        missed_prefix(repository, workflow, kind=kind),
+    )

@@ -1,9 +1,9 @@
 """Fires the cron slots of one repository's workflows.
 
-Sleeps until the first slot of its timetable; a slot's transaction names the applied number that it
-was computed from, so that an old schedule cannot fire after a new one took effect. Leaves which
-slots are due to `slots`. Its rule: the slot is the key, so nothing fires twice, whatever restarts
-or clock jumps happen; and what is due stays due until a row says what became of it.
+Sleeps until the first slot of its timetable, and says of each that is due whether it fires. Leaves
+which slots there are to `slots` and what they do to `firing`. Its rule: the slot is the key, so
+nothing fires twice, whatever restarts or clock jumps happen; and what is due stays due until a row
+says what became of it.
 """
 
 from __future__ import annotations
@@ -20,15 +20,14 @@ import structlog
 
 from runner.control import applied as in_force
 from runner.control import slots
-from runner.control.applied import Applied, Definition
-from runner.control.intake import DefinitionUnreadable, Intake, UnfitParams, verdict
-from runner.control.slots import Due, Timer
+from runner.control.applied import Applied
+from runner.control.firing import Firing, Slot
+from runner.control.slots import Due, Kinded, Timer
 from runner.control.timetable import Timetable
-from runner.triggers import Trigger, TriggerType, tick_key
-from storage.records import NoteTrigger, PutDefinition, PutTrigger, RequireApplied, RequireRoom
-from storage.store import Busy, Conflict, Duplicate, StorageError, Store
+from runner.language.model import OverlapPolicy
+from storage.records import NoteTrigger, PutDefinition, RequireApplied
+from storage.store import Conflict, StorageError, Store
 
-UNFINISHED = ("queued", "running", "waiting")
 LEAST_GRACE_S = 10.0  # a slot is always some milliseconds late
 FIRST_LOOK_S = 30.0
 _LONGEST_SLEEP_S = 60.0  # so that a jump of the clock is noticed
@@ -50,6 +49,7 @@ class ScheduleLine:
     schedule: str
     zone: str
     next_at: datetime | None
+    kind: str = slots.START
 
 
 class Ticker:
@@ -58,14 +58,14 @@ class Ticker:
     def __init__(
         self,
         store: Store,
-        intake: Intake,
+        firing: Firing,
         *,
         clock: Callable[[], datetime],
         zone: str,
         grace_s: float,
     ) -> None:
         self._store = store
-        self._intake = intake
+        self._act = firing
         self._clock = clock
         self._zone = zone
         self._grace = timedelta(seconds=max(grace_s, LEAST_GRACE_S))
@@ -100,14 +100,18 @@ class Ticker:
     def _timers(self, applied: Applied) -> list[Timer]:
         return slots.timers(applied, zone=self._zone)
 
-    async def _settled_until(self, applied: Applied, now: datetime) -> dict[str, datetime]:
-        """After a restart: workflow → up to where its slots need no row, without those that can
-        still fire, which are looked at one by one. No entry: from its begin on."""
+    async def _settled_until(self, applied: Applied, now: datetime) -> dict[Kinded, datetime]:
+        """After a restart: workflow and kind → up to where its slots need no row, without those
+        that can still fire, which are looked at one by one. No entry: from its begin on."""
         fresh_from = now - self._grace
-        old = [w for w, live in applied.workflows.items() if live.live_from < fresh_from]
+        old = dict.fromkeys(
+            (timer.workflow, timer.kind)
+            for timer in self._timers(applied)
+            if timer.live_from < fresh_from
+        )
         self._doubtful = now
-        until = await slots.explained_until(self._store, applied.repository, old, at=now)
-        return {workflow: min(at, fresh_from) for workflow, at in until.items()}
+        until = await slots.explained_until(self._store, applied.repository, list(old), at=now)
+        return {schedule: min(at, fresh_from) for schedule, at in until.items()}
 
     def hold(self) -> None:
         """Let what is due wait for `release`, for FIRST_LOOK_S at most: a service that was away
@@ -139,8 +143,8 @@ class Ticker:
 
     async def _removed(self, timer: Timer, at: datetime) -> list[NoteTrigger]:
         due = await self._table.due_of(timer, at, fresh_from=self._fresh_from(at))
-        notes = await self._late(due, at=at)
-        left = due.fresh.keys() - await self._decided(timer.workflow, due.fresh)
+        notes = await self._late(due, until=due.fresh_from, at=at)
+        left = due.fresh.keys() - await self._decided(timer, due.fresh)
         return [*notes, *(self._note(timer, slot, "removed", at=at) for slot in sorted(left))]
 
     def lines(self) -> list[ScheduleLine]:
@@ -154,14 +158,17 @@ class Ticker:
                 timer.cron,
                 timer.zone,
                 at,
+                timer.kind,
             )
             for timer, at in sorted(self._table.next.items(), key=lambda item: item[0].workflow)
         ]
 
     def next_times(self) -> Mapping[str, datetime]:
-        """Workflow → the earliest next slot of its schedules."""
+        """Workflow → the earliest next slot that starts a run of it."""
         times: dict[str, datetime] = {}
         for timer, at in self._table.next.items():
+            if timer.kind == slots.STOP:
+                continue
             times[timer.workflow] = min(at, times.get(timer.workflow, at))
         return times
 
@@ -274,33 +281,52 @@ class Ticker:
     async def _settle_all(self, dues: Sequence[Due], *, at: datetime) -> list[BaseException]:
         """What failed. Those with much to explain come last and one by one, so that they delay
         nobody else."""
-        prompt = [due for due in dues if not due.late]
+        of: dict[str, list[Due]] = {}
+        for due in dues:
+            of.setdefault(due.workflow, []).append(due)
+        prompt = [own for own in of.values() if not any(due.late for due in own)]
         groups = [prompt[n : n + _TOGETHER] for n in range(0, len(prompt), _TOGETHER)]
-        groups += [[due] for due in dues if due.late]
+        groups += [[own] for own in of.values() if any(due.late for due in own)]
         failed: list[BaseException] = []
         for group in groups:
-            settled = await asyncio.gather(
-                *(self._settle(due, at=at) for due in group), return_exceptions=True
-            )
-            failed += [error for error in settled if error is not None]
+            for errors in await asyncio.gather(*(self._settle_one(own, at=at) for own in group)):
+                failed += errors
+        return failed
+
+    async def _settle_one(self, dues: list[Due], *, at: datetime) -> list[BaseException]:
+        """All that one workflow has due, in the order of the slots; at the same instant it is
+        stopped before it is started."""
+        failed: list[BaseException] = []
+        for due in sorted(dues, key=_order):
+            try:
+                await self._settle(due, at=at)
+            except Exception as error:  # noqa: BLE001 (its slots stay due, and who called says it)
+                failed.append(error)
         return failed
 
     async def _settle(self, due: Due, *, at: datetime) -> None:
-        """Fire the newest slot that may, after the rows of the others: if the service dies between,
-        its next start sees that this one has none."""
+        """Fire the slots that may, after the rows of the others: if the service dies between, its
+        next start sees that these have none."""
         try:
-            notes = await self._late(due, at=at)
-            newest = max(due.fresh, default=None)
-            doubtful = len(due.fresh) > 1 or (newest is not None and newest <= self._doubtful)
-            known = await self._decided(due.workflow, due.fresh) if doubtful else frozenset()
+            caught, every = await self._caught_up(due, at=at)
+            notes = await self._late(due, until=min(caught, default=due.fresh_from), at=at)
+            candidates = {**caught, **due.fresh}
+            newest = max(candidates, default=None)
+            firing = sorted(candidates) if every else [newest] if newest is not None else []
+            doubtful = len(candidates) > 1 or (newest is not None and newest <= self._doubtful)
+            known: frozenset[datetime] = frozenset()
+            if doubtful and newest is not None:
+                known = await self._decided(candidates[newest], candidates)
             notes += [
-                self._note(due.fresh[slot], slot, "superseded", at=at, by=newest)
-                for slot in sorted(due.fresh.keys() - known - {newest})
+                self._note(candidates[slot], slot, "superseded", at=at, by=newest)
+                for slot in sorted(candidates.keys() - known - set(firing))
             ]
             if notes:
                 await self._store.write(self._current(), *notes)
-            if newest is not None and newest not in known:
-                await self._fire(due.fresh[newest], newest, at=at)
+            for slot in firing:
+                if slot not in known:
+                    late = slot in caught
+                    await self._act.fire(Slot(self._applied, candidates[slot], slot, at, late=late))
         except Conflict:
             # Another catalog took effect; `replace` comes, and finds the slot still to be fired.
             self._table.put_back(due)
@@ -312,14 +338,25 @@ class Ticker:
         else:
             self._trouble.pop(due.workflow, None)
 
-    async def _late(self, due: Due, *, at: datetime) -> list[NoteTrigger]:
-        """Rows for the slots of `due` that are too old."""
+    async def _caught_up(self, due: Due, *, at: datetime) -> tuple[dict[datetime, Timer], bool]:
+        """The late slots that fire, and whether not only the newest of all slots does."""
+        live = self._applied.workflows.get(due.workflow)
+        if live is None or not live.entry.catchup_s or due.kind != slots.START:
+            return {}, False
+        every = live.entry.overlap is OverlapPolicy.ALL
+        since = at - timedelta(seconds=live.entry.catchup_s)
+        return await slots.caught_up(due, since=since, every=every, turns=slots.Turns()), every
+
+    async def _late(self, due: Due, *, until: datetime, at: datetime) -> list[NoteTrigger]:
+        """Rows for the slots of `due` that are too old, which are those before `until`."""
         notes: list[NoteTrigger] = []
         trouble = self._trouble.get(due.workflow)
         for timer, first in due.late.items():
-            found = await slots.missed(timer, first, until=due.fresh_from)
+            if first >= until:
+                continue
+            found = await slots.missed(timer, first, until=until)
             _log.warning("slots_missed", workflow=timer.workflow, first=first.isoformat())
-            known = await self._decided(timer.workflow, found.newest)
+            known = await self._decided(timer, found.newest)
             found = dataclasses.replace(
                 found, newest=[slot for slot in found.newest if slot not in known]
             )
@@ -327,8 +364,10 @@ class Ticker:
             notes += slots.missed_notes(self._applied.repository, timer, found, at=at, cause=cause)
         return notes
 
-    async def _decided(self, workflow: str, candidates: Iterable[datetime]) -> frozenset[datetime]:
-        return await slots.decided(self._store, self._applied.repository, workflow, candidates)
+    async def _decided(self, timer: Timer, candidates: Iterable[datetime]) -> frozenset[datetime]:
+        return await slots.decided(
+            self._store, self._applied.repository, timer.workflow, candidates, kind=timer.kind
+        )
 
     def _note(
         self, timer: Timer, slot: datetime, word: str, *, at: datetime, **cause: datetime | None
@@ -338,42 +377,7 @@ class Ticker:
     def _current(self) -> RequireApplied:
         return RequireApplied(self._applied.repository, self._applied.n)
 
-    # Firing
 
-    async def _fire(self, timer: Timer, slot: datetime, *, at: datetime) -> None:
-        """Queue the slot's run, or write why it does not run. Raises Conflict."""
-        definition = self._applied.definition(timer.workflow)
-        if definition is None:
-            raise RuntimeError(f'schedule of workflow "{timer.workflow}", which is not in force')
-        trigger = self._trigger(timer, slot, at=at)
-        cause = {"slot": slot, "schedule": timer.cron, "zone": timer.zone}
-        try:
-            run, writes = await self._intake.start(definition, trigger, cause=cause)
-            await self._store.write(self._current(), self._room(definition), *writes)
-        except Busy:
-            await self._refuse(verdict(definition, trigger, "overlap", cause=cause))
-            _log.info("slot_skipped", workflow=timer.workflow, slot=slot.isoformat())
-        except Duplicate:
-            _log.debug("slot_known", workflow=timer.workflow, slot=slot.isoformat())
-        except (UnfitParams, DefinitionUnreadable) as error:
-            problems = {**cause, "problems": [str(error)]}
-            await self._refuse(verdict(definition, trigger, "broken", cause=problems))
-            _log.error("slot_refused", workflow=timer.workflow, problem=str(error))
-        else:
-            event = "slot_skipped" if run is None else "slot_fired"  # None: the queue is full
-            _log.info(event, workflow=timer.workflow, slot=slot.isoformat(), run=run)
-            self._intake.queued(definition.repository, timer.workflow)
-
-    async def _refuse(self, row: PutTrigger) -> None:
-        with contextlib.suppress(Duplicate):
-            await self._store.write(self._current(), row)
-
-    @staticmethod
-    def _room(definition: Definition) -> RequireRoom:
-        return RequireRoom(definition.repository, definition.workflow, UNFINISHED, 1)
-
-    def _trigger(self, timer: Timer, slot: datetime, *, at: datetime) -> Trigger:
-        key = tick_key(self._applied.repository, timer.workflow, kind="start", slot=slot)
-        return Trigger(
-            TriggerType.SCHEDULE, key, at, slot=slot, previous_slot=timer.preceding(slot)
-        )
+def _order(due: Due) -> tuple[datetime, int]:
+    kinds = (slots.STOP, slots.RESTART, slots.START)
+    return max(due.fresh, default=due.fresh_from), kinds.index(due.kind)

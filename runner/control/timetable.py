@@ -14,7 +14,7 @@ from datetime import datetime
 from types import MappingProxyType
 
 from runner.control import slots
-from runner.control.slots import Due, Timer, Turns
+from runner.control.slots import Due, Kinded, Timer, Turns
 
 
 class Timetable:
@@ -39,17 +39,16 @@ class Timetable:
         """The earliest of all slots that are not settled."""
         return self._heap[0][0] if self._heap else None
 
-    async def replace(self, timers: Iterable[Timer], *, since: Mapping[str, datetime]) -> None:
+    async def replace(self, timers: Iterable[Timer], *, since: Mapping[Kinded, datetime]) -> None:
         """Have `timers` and no others. A known one keeps its next slot; a new one begins after its
-        `live_from`, or after what `since` has for its workflow if that is later."""
+        `live_from`, or after what `since` has for its workflow and kind if that is later."""
         following: dict[Timer, datetime] = {}
         new: list[Timer] = []
         for timer in timers:
             known = self._next.get(timer)
             if known is None:
-                known = timer.following(
-                    max(timer.live_from, since.get(timer.workflow, timer.live_from))
-                )
+                settled = since.get((timer.workflow, timer.kind), timer.live_from)
+                known = timer.following(max(timer.live_from, settled))
                 new.append(timer)
                 await self._turns.give()
             following[timer] = known
@@ -80,13 +79,14 @@ class Timetable:
         heapq.heapify(self._heap)
 
     async def take_due(self, at: datetime, *, fresh_from: datetime) -> list[Due]:
-        """What is due up to `at`, one for each workflow. Their timers go on after `at`."""
-        dues: dict[str, Due] = {}
+        """What is due up to `at`, one for each workflow and kind. Their timers go on after `at`."""
+        dues: dict[Kinded, Due] = {}
         while self._heap and self._heap[0][0] <= at:
             planned, _, timer = heapq.heappop(self._heap)
             if planned != self._next[timer]:
                 continue  # put back, and planned again since
-            due = dues.setdefault(timer.workflow, Due(timer.workflow, fresh_from))
+            kinded = timer.workflow, timer.kind
+            due = dues.setdefault(kinded, Due(timer.workflow, fresh_from, timer.kind))
             self._plan(timer, await self._take(due, timer, at=at))
             await self._turns.give()
         return list(dues.values())
@@ -97,7 +97,7 @@ class Timetable:
 
     async def due_of(self, timer: Timer, at: datetime, *, fresh_from: datetime) -> Due:
         """What `timer` alone has due up to `at`; it stays where it is."""
-        due = Due(timer.workflow, fresh_from)
+        due = Due(timer.workflow, fresh_from, timer.kind)
         if self._next[timer] <= at:
             await self._take(due, timer, at=at)
         return due

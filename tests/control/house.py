@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from git_remotes import Remote
 
 from runner.control.admission import Admission
+from runner.control.firing import Firing
 from runner.control.intake import Intake, Source
 from runner.control.reconciler import Reconciled, Reconciler
 from runner.control.ticker import Ticker
@@ -48,6 +49,7 @@ class House:
     clock: Clock = field(default_factory=Clock)
     started: list[str] = field(default_factory=list)
     reconciled: list[Reconciled] = field(default_factory=list)
+    stopped: list[tuple[str, str]] = field(default_factory=list)  # run, by
     free_bytes: int = 10**12
 
     def __post_init__(self) -> None:
@@ -72,7 +74,12 @@ class House:
         )
         self.ticker = Ticker(
             self.store,
-            self.intake,
+            Firing(
+                self.store,
+                self.intake,
+                stop=self._stop,
+                owes=lambda row: (Owe("summary", row.run, self.clock()),),
+            ),
             clock=self.clock,
             zone="UTC",
             grace_s=self.grace_s,
@@ -94,6 +101,9 @@ class House:
 
     async def _read(self, blob: str) -> bytes:
         return await asyncio.to_thread(self.mirror.read_blob, blob, limit_bytes=10**6)
+
+    async def _stop(self, run: str, by: str) -> None:
+        self.stopped.append((run, by))
 
     async def _pin(self, commit: str) -> None:
         await asyncio.to_thread(self.mirror.pin, commit)

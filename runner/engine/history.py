@@ -13,7 +13,9 @@ from runner.engine import journal, scope
 from runner.engine.events import Event, Queued
 from runner.engine.fold import fold
 from runner.engine.state import RunState
-from runner.language.load import load
+from runner.language import subworkflows
+from runner.language.base import Base
+from runner.language.load import load, load_base
 from runner.language.model import Workflow
 from storage.store import StorageError, Store
 
@@ -22,15 +24,33 @@ class HistoryError(StorageError):
     """A run is unknown or what is stored of it is not whole."""
 
 
+def definition(source: str, path: str, id: str, base: str = "") -> Workflow:
+    """The workflow `id` of a kept source (a local document: `<id of the file>#<number>`) and its
+    base.yaml ("" where there was none). Raises HistoryError if this version cannot read it."""
+    file = subworkflows.file_of(id)
+    workflow = _file(source, path, file, base)
+    found = next((local for local in workflow.locals if local.id == id), None)
+    if id != file and found is None:
+        raise HistoryError(f"{path} has no document {id}")
+    return found or workflow
+
+
 @lru_cache(maxsize=256)
-def definition(source: str, path: str, id: str) -> Workflow:
-    """The workflow of a kept source. Raises HistoryError if this version cannot read it."""
-    loaded = load(source.encode(), path=path, id=id)
+def _file(source: str, path: str, id: str, base: str) -> Workflow:
+    loaded = load(source.encode(), path=path, id=id, base=_base(base) if base else None)
     if loaded.workflow is None:
         raise HistoryError(
             f"the kept definition of {id} can no longer be read: {loaded.problems[0]}"
         )
     return loaded.workflow
+
+
+@lru_cache(maxsize=16)
+def _base(source: str) -> Base:
+    loaded = load_base(source.encode(), path="base.yaml")
+    if loaded.base is None:
+        raise HistoryError(f"the kept base can no longer be read: {loaded.problems[0]}")
+    return loaded.base
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +72,34 @@ class History:
         queued = events[0]
         if not isinstance(queued, Queued):
             raise HistoryError(f"run {run} does not begin with a Queued event")
-        source = await store.source(queued.definition_sha256)
-        if source is None:
-            raise HistoryError(f"run {run}: its definition {queued.definition_sha256} is missing")
-        workflow = definition(source, queued.path, queued.workflow)
+        texts = [await _source(store, run, sha256) for sha256 in _kept(queued)]
+        workflow = definition(texts[0], queued.path, queued.workflow, *texts[1:])
         return History(run, events, workflow, await store.values(run))
+
+    @property
+    def queued(self) -> Queued:
+        """The first event."""
+        first = self.events[0]
+        if not isinstance(first, Queued):
+            raise HistoryError(f"run {self.run} does not begin with a Queued event")
+        return first
 
     def state(self) -> RunState:
         """Where the run stands after its last event."""
-        return fold(self.workflow, self.events, prepares=scope.steps_to_prepare(self.workflow))
+        return fold(
+            self.workflow,
+            self.events,
+            prepares=scope.steps_to_prepare(self.workflow),
+            item_prepares=scope.items_to_prepare(self.workflow),
+        )
+
+
+def _kept(queued: Queued) -> list[str]:
+    return [sha256 for sha256 in (queued.definition_sha256, queued.base_sha256) if sha256]
+
+
+async def _source(store: Store, run: str, sha256: str) -> str:
+    text = await store.source(sha256)
+    if text is None:
+        raise HistoryError(f"run {run}: its definition {sha256} is missing")
+    return text

@@ -638,6 +638,8 @@ def _become(state: RunState, step: StepState, status: StepStatus, at: datetime) 
     """A step is final: count it and tell its dependents."""
     step.status, step.judging = status, False
     step.ended_at = step.ended_at or at
+    if step.open_items:  # none of them had begun
+        _pass_over_items(step)
     if step.index >= state.first_handler:
         _handler_over(state, step)
         return
@@ -658,6 +660,16 @@ def _become(state: RunState, step: StepState, status: StepStatus, at: datetime) 
             below.block = block if block is not Block.NONE else below.block
         if below.unmet == 0 and not below.final and state.released:
             _unblock(state, below)
+
+
+def _pass_over_items(step: StepState) -> None:
+    skipped = step.status is StepStatus.SKIPPED
+    for item in step.items or ():
+        if not item.final:
+            item.status = StepStatus.SKIPPED if skipped else StepStatus.CANCELLED
+            item.reason = step.reason
+    step.open_items = 0
+    step.queue.clear()
 
 
 def _handler_over(state: RunState, step: StepState) -> None:

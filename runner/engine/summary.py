@@ -7,13 +7,16 @@ are masked already. Pure.
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import datetime, timedelta
 from typing import Any
 
-from runner.engine.state import RunState, StepState, StepStatus
-from runner.triggers import Trigger
+from runner.engine.events import Queued
+from runner.engine.state import RunState, StepState, StepStatus, Unit
+from runner.triggers import Trigger, child_run
 
 SCHEMA_VERSION = 1
+MOST_ITEMS = 50  # of a parallel step that are told one by one; failed ones always are
 _PARTS = ("steps", "handlers")
 
 Document = dict[str, Any]
@@ -40,12 +43,17 @@ def document(run: str, state: RunState) -> Document:
         "params": dict(state.params),
         "status": state.status.value,
         "reason": state.reason,
+        "attempt": queued.attempt,
+        "retry_of": queued.retry_of or None,
+        "parent": _parent(queued),
         "queued_at": _time(queued.at),
         "started_at": _time(started.at if started else None),
         "finished_at": _time(state.finished_at),
         "duration_ms": _ms(started.at if started else None, state.finished_at),
-        "steps": [_step(s) for s in state.steps[: state.first_handler]],
-        "handlers": [_step(s) for s in state.steps[state.first_handler :] if s.attempt or s.final],
+        "steps": [_step(run, s) for s in state.steps[: state.first_handler]],
+        "handlers": [
+            _step(run, s) for s in state.steps[state.first_handler :] if s.attempt or s.final
+        ],
         "runner": {
             "version": started.runner if started else "",
             "host": started.host if started else "",
@@ -68,21 +76,70 @@ def _trigger(trigger: Trigger) -> Document:
     }
 
 
-def _step(step: StepState) -> Document:
-    log = step.log
+def _parent(queued: Queued) -> Document | None:
+    if not queued.parent:
+        return None
     return {
-        "name": step.step.name,
-        "status": step.status.value,
-        "reason": step.reason,
-        "exit_code": step.exit_code,
-        "signal": step.signal,
-        "lost": step.lost,
-        "attempts": step.attempt,
-        "started_at": _time(step.started_at),
-        "duration_ms": _ms(step.started_at, step.ended_at if step.final else None),
+        "run": queued.parent,
+        "step": queued.parent_step,
+        "item": queued.parent_item,
+        "root": queued.root,
+    }
+
+
+def _step(run: str, step: StepState) -> Document:
+    """A step; of a parallel one also what became of its items."""
+    result = {"name": step.step.name, **_unit(run, step)}
+    if step.asked is not None:
+        result["approval"] = _approval(step)
+    if step.items is not None:
+        counts = Counter(item.status.value for item in step.items)
+        told = [
+            {"item": n, "value": step.previews[n], **_unit(run, item)}
+            for n, item in enumerate(step.items)
+            if n < MOST_ITEMS or item.status is StepStatus.FAILED
+        ]
+        result["items"] = {"total": len(step.items), "counts": dict(counts), "told": told}
+    return result
+
+
+def _unit(run: str, unit: Unit) -> Document:
+    """What is told of a step and of an item alike. `child` is the newest child run of a step that
+    runs a sub-workflow, `carried_from` the run whose result was taken over."""
+    log = unit.log
+    result: Document = {
+        "status": unit.status.value,
+        "reason": unit.reason,
+        "exit_code": unit.exit_code,
+        "signal": unit.signal,
+        "lost": unit.lost,
+        "attempts": unit.attempt,
+        "started_at": _time(unit.started_at),
+        "duration_ms": _ms(unit.started_at, unit.ended_at if unit.final else None),
         "log": None
         if log is None
         else {"bytes": log.bytes, "lines": log.lines, "sha256": log.sha256, "tail": log.tail},
+    }
+    if unit.repetition > 1:
+        result["repetitions"] = unit.repetition
+    if unit.carried:
+        result["carried_from"] = unit.carried
+    if unit.step.run is not None and unit.attempt and unit.launch:
+        origin = unit.carried or run
+        result["child"] = child_run(origin, unit.step.name, attempt=unit.attempt, item=unit.item)
+    return result
+
+
+def _approval(step: StepState) -> Document:
+    asked, approved = step.asked, step.approved
+    return {
+        "message": asked.message if asked else "",
+        "roles": list(asked.roles) if asked else [],
+        "asked_at": _time(asked.at if asked else None),
+        "due": _time(asked.due if asked else None),
+        "approved_by": approved.by if approved else None,
+        "approved_at": _time(approved.at if approved else None),
+        "comment": approved.comment if approved else "",
     }
 
 
@@ -93,6 +150,9 @@ def for_git(document: Document) -> Document:
 
 
 def _quiet(step: Document) -> Document:
+    items = step.get("items")
+    if items is not None:
+        step = {**step, "items": {**items, "told": [_quiet(item) for item in items["told"]]}}
     if step["log"] is None or step["status"] == StepStatus.FAILED:
         return step
     return {**step, "log": {**step["log"], "tail": ""}}
@@ -134,15 +194,35 @@ def markdown(document: Document) -> str:
         lines.append("")
     lines += ["| step | status | attempts | duration | |", "|---|---|---|---|---|"]
     steps = [*document["steps"], *document["handlers"]]
-    lines += [
-        f"| {escape(s['name'])} | {s['status']} | {s['attempts']} | {duration(s['duration_ms'])} "
-        f"| {escape(s['reason'])} |"
-        for s in steps
-    ]
-    for step in steps:
-        if step["status"] == "failed" and step["log"] and step["log"]["tail"]:
-            lines += ["", f"## The end of {escape(step['name'])}", "", *fenced(step["log"]["tail"])]
+    told = [row for step in steps for row in _rows(step)]
+    lines += [_table_row(name, row) for name, row in told]
+    for name, row in told:
+        if row["status"] == "failed" and row["log"] and row["log"]["tail"]:
+            lines += ["", f"## The end of {escape(name)}", "", *fenced(row["log"]["tail"])]
     return "\n".join(lines) + "\n"
+
+
+def _rows(step: Document) -> list[tuple[str, Document]]:
+    """A step, and of a parallel one the items that are told, each by what people call it."""
+    rows = [(step["name"], step)]
+    if (items := step.get("items")) is not None:
+        name = step["name"]
+        rows += [(f"{name} [{i['item'] + 1}] {i['value']}", i) for i in items["told"]]
+        if (more := items["total"] - len(items["told"])) > 0:
+            rows[0] = (f"{name} ({more} of {items['total']} items not told)", step)
+    return rows
+
+
+def _table_row(name: str, row: Document) -> str:
+    notes = [row["reason"]] if row["reason"] else []
+    if child := row.get("child"):
+        notes.append(f"run {child}")
+    if origin := row.get("carried_from"):
+        notes.append(f"taken over from run {origin}")
+    return (
+        f"| {escape(name)} | {row['status']} | {row['attempts']} "
+        f"| {duration(row['duration_ms'])} | {escape('; '.join(notes))} |"
+    )
 
 
 def _because(reason: str) -> str:

@@ -14,6 +14,7 @@ from dataclasses import replace
 
 from runner.language import cron, expand, order
 from runner.language.base import Base, merged
+from runner.language.calls import HANDLER_PREFIX
 from runner.language.entries import (
     HANDLERS,
     EventsEntry,
@@ -45,7 +46,6 @@ from runner.language.model import (
 from runner.language.params import check_name
 from runner.language.steps import conditions, declared, define_step, variables
 
-HANDLER_PREFIX = "handlerOn."
 MAX_SCHEDULES = 100  # judging whether one ever fires takes milliseconds
 _NO_HANDLERS = HandlersEntry.model_construct()
 _NO_EVENTS = Events()

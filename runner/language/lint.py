@@ -11,10 +11,13 @@ import re
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
-from runner.language.definition import HANDLER_PREFIX
-from runner.language.entries import WorkflowEntry
+from runner.language.calls import HANDLER_PREFIX, placed
+from runner.language.document import keys
+from runner.language.entries import HANDLERS, WorkflowEntry
 from runner.language.faults import Fault, Place, did_you_mean
-from runner.language.model import Step, Workflow
+from runner.language.kinds import holds_reference
+from runner.language.model import MapItem, Step, Workflow
+from runner.language.params import tree_texts
 from runner.language.shelltext import active_braces
 
 # Set for every step, or passed on from the service's own environment.
@@ -40,24 +43,69 @@ _CRON_SIZES = (("minutes", 60), ("hours", 24), ("days", None), ("months", 12), (
 _STEPPED = re.compile(r"\*/([0-9]+)")
 
 
-def warnings(entry: WorkflowEntry, workflow: Workflow, *, is_local: bool = False) -> list[Fault]:
-    """Everything about `workflow` that its author should look at, at its place in the file."""
-    found = [*_schedule(workflow, entry), *_all_at_once(workflow, entry)]
-    found += _exit_codes(workflow)
-    found += islice(_undefined(workflow), MAX_UNDEFINED)
+# What a child run takes from its root, so that a sub-workflow's own has no effect.
+_OF_ROOTS = (
+    *("schedule", "on", "catchup_window", "overlap_policy", "skip_if_successful", "delay_sec"),
+    *("max_active_runs", "queue", "priority", "restart_wait_sec"),
+)
+_SECRET_PART = re.compile(
+    r"(?:^|_)(?:SECRET|TOKEN|PASSWORD|PASSWD|CREDENTIALS?)(?:_|$)"
+    r"|(?:API_KEY|ACCESS_KEY|PRIVATE_KEY)$",
+    re.IGNORECASE,
+)
+MIN_MASKED = 5  # characters
+
+
+def warnings(
+    entry: WorkflowEntry,
+    workflow: Workflow,
+    *,
+    is_local: bool = False,
+    given: frozenset[str] = frozenset(),
+) -> list[Fault]:
+    """Everything about `workflow` that its author should look at, at its place in the file.
+
+    `given` are the names that the callers of a sub-workflow in the same file give it.
+    """
+    own = [
+        (step, place)
+        for step, place in placed(workflow)
+        if place[0] == "steps" or getattr(entry.handler_on, str(place[1]), None) is not None
+    ]
+    found = [*_schedule(entry), *_all_at_once(workflow, entry), *_exit_codes(own)]
+    found += islice(_undefined(workflow, own, given=given), MAX_UNDEFINED)
     found += _without_effect(entry, is_local=is_local)
+    found += _short_secrets(entry)
     return found
 
 
-def _schedule(workflow: Workflow, entry: WorkflowEntry) -> Iterator[Fault]:
-    for n, text in enumerate(entry.schedule.start if entry.schedule is not None else ()):
-        fields = text.split()[-5:]
-        for field, (unit, size) in zip(fields, _CRON_SIZES, strict=False):
-            stepped = _STEPPED.fullmatch(field)
-            step = int(stepped[1]) if stepped else 1
-            if step > 1 and (size is None or size % step):
-                message = f'"{field}" starts again with each {_larger(unit)}: the last interval '
-                yield Fault(("schedule", "start", n), f"{message}is shorter than {step} {unit}")
+def given_to(name: str, workflows: Iterable[Workflow]) -> frozenset[str]:
+    """The names of all parameters that steps of `workflows` give to the sub-workflow `name`."""
+    names: set[str] = set()
+    for workflow in workflows:
+        for step, _ in placed(workflow):
+            if step.run == name:
+                names.update(param.name for param in step.params if param.name is not None)
+                items = step.parallel.items if step.parallel is not None else ()
+                maps = (item for item in items if isinstance(item, MapItem))
+                names.update(key for item in maps for key, _ in item.fields)
+    return frozenset(names)
+
+
+def _schedule(entry: WorkflowEntry) -> Iterator[Fault]:
+    for key in ("start", "stop", "restart"):
+        for n, text in enumerate(getattr(entry.schedule, key, ())):
+            yield from _restarting(text, ("schedule", key, n))
+
+
+def _restarting(text: str, place: Place) -> Iterator[Fault]:
+    """Steps of a cron text that start again before they are through."""
+    for field, (unit, size) in zip(text.split()[-5:], _CRON_SIZES, strict=False):
+        stepped = _STEPPED.fullmatch(field)
+        step = int(stepped[1]) if stepped else 1
+        if step > 1 and (size is None or size % step):
+            message = f'"{field}" starts again with each {_larger(unit)}: the last interval '
+            yield Fault(place, f"{message}is shorter than {step} {unit}")
 
 
 def _larger(unit: str) -> str:
@@ -76,11 +124,14 @@ def _all_at_once(workflow: Workflow, entry: WorkflowEntry) -> Iterator[Fault]:
         )
 
 
-def _exit_codes(workflow: Workflow) -> Iterator[Fault]:
-    for step, place in _placed(workflow):
+def _exit_codes(steps: Iterable[tuple[Step, Place]]) -> Iterator[Fault]:
+    for step, place in steps:
+        if step.executor is not None and step.executor.type == "http":
+            continue  # there the status of the response stands for the code
         codes = {
             "continueOn": step.continue_on.exit_codes,
             "retryPolicy": step.retry.exit_codes if step.retry is not None else (),
+            "repeatPolicy": step.repeat.exit_codes if step.repeat is not None else (),
         }
         for key, numbers in codes.items():
             for n, code in enumerate(numbers):
@@ -92,16 +143,19 @@ def _exit_codes(workflow: Workflow) -> Iterator[Fault]:
 
 
 def _without_effect(entry: WorkflowEntry, *, is_local: bool) -> Iterator[Fault]:
-    for key in ("success", "failure", "exit"):
+    for key in HANDLERS:
         handler = getattr(entry.handler_on, key, None)
         if handler is not None and handler.name is not None:
             message = f"a handler is always named {HANDLER_PREFIX}{key}; this name has no effect"
             yield Fault(("handlerOn", key, "name"), message)
-    if is_local:
-        for key in ("schedule", "on"):
-            if getattr(entry, key) is not None:
-                message = f'"{key}" has no effect in a sub-workflow'
-                yield Fault((key,), message, on_key=True)
+    if entry.log_dir is not None:
+        message = '"logDir" has no effect: logs are kept with the run'
+        yield Fault(("logDir",), message, on_key=True)
+    spelled = dict(zip(type(entry).model_fields, keys(type(entry)), strict=True))
+    for name in _OF_ROOTS if is_local else ():
+        if name in entry.model_fields_set:
+            message = f'"{spelled[name]}" has no effect in a sub-workflow'
+            yield Fault((spelled[name],), message, on_key=True)
     push = entry.on.push if entry.on is not None else None
     for key in ("branches", "tags", "paths") if push is not None else ():
         patterns = getattr(push, key)
@@ -110,15 +164,37 @@ def _without_effect(entry: WorkflowEntry, *, is_local: bool) -> Iterator[Fault]:
             yield Fault(("on", "push", key), message)
 
 
-def _undefined(workflow: Workflow) -> Iterator[Fault]:
+def _short_secrets(entry: WorkflowEntry) -> Iterator[Fault]:
+    """Values that stand in the file; others are known when the run starts only."""
+    variables = [(("env", n), pair) for n, pair in enumerate(entry.env)]
+    variables += [(("params", n), p) for n, p in enumerate(entry.params) if isinstance(p, dict)]
+    for place, pair in variables:
+        for name, value in pair.items():
+            if 0 < len(value) < MIN_MASKED and is_secret(name) and not holds_reference(value):
+                message = f"{name} is too short to be hidden in logs; a secret needs {MIN_MASKED}"
+                yield Fault((*place, name), f"{message} characters or more")
+
+
+def is_secret(name: str) -> bool:
+    """Whether a variable of this name is treated as a secret, declared as one or not."""
+    return _SECRET_PART.search(name) is not None
+
+
+def _undefined(
+    workflow: Workflow, steps: Iterable[tuple[Step, Place]], *, given: frozenset[str]
+) -> Iterator[Fault]:
     """`${X}` that nothing in the file defines. Outputs count wherever they are made: whether a
     step comes before is for `depends` to say, and optional values are common in handlers."""
-    defined = {p.name for p in workflow.params if p.name is not None}
-    defined |= {name for name, _ in workflow.env}
-    defined |= {step.output for step, _ in _placed(workflow) if step.output is not None}
+    steps = list(steps)
+    if workflow.dotenv or _writes_outputs(workflow):
+        return  # what these define is not in the file
+    defined = {p.name for p in workflow.params if p.name is not None} | given
+    defined |= {name for name, _ in (*workflow.env, *workflow.base_env)}
+    defined |= {secret.name for secret in workflow.secrets}
+    defined |= {step.output for step, _ in placed(workflow) if step.output is not None}
     defined |= {f"{name}_FILE" for name in defined}
     looked_at = 0
-    for step, place in _placed(workflow):
+    for step, place in steps:
         known = defined | {name for name, _ in step.env} if step.env else defined
         for text, where, is_shell in _step_texts(step, place):
             looked_at += len(text) if is_shell and "${" in text else 0
@@ -127,6 +203,12 @@ def _undefined(workflow: Workflow) -> Iterator[Fault]:
             for name in _unknown_in(text, known, is_shell=is_shell):
                 near = did_you_mean(name, known)
                 yield Fault(where, f"nothing in this file defines ${{{name}}}{near}")
+
+
+def _writes_outputs(workflow: Workflow) -> bool:
+    """Whether a step seems to make outputs whose names only it knows."""
+    texts = (f"{s.command}{s.argv}{s.script}" for s, _ in placed(workflow))
+    return any("DAG_RUN_OUTPUT_FILE" in text for text in texts)
 
 
 def _unknown_in(text: str, known: set[str], *, is_shell: bool) -> Iterable[str]:
@@ -166,21 +248,36 @@ def _set_by(text: str) -> set[str] | None:
 
 
 def _step_texts(step: Step, place: Place) -> Iterator[tuple[str, Place, bool]]:
-    if step.command is not None and step.script is None:
-        yield step.command, (*place, "command"), True
+    kind = step.executor.type if step.executor is not None else "command"
+    if step.command is not None and step.script is None and kind != "jq":
+        yield step.command, (*place, "command"), kind != "http"
     for n, word in enumerate(step.argv or ()):
         yield word, (*place, "command", n), False
     shell_script = step.command is None and step.argv is None
     if step.script is not None and shell_script and not step.script.startswith("#!"):
         yield step.script, (*place, "script"), True
-    yield step.dir or "", (*place, "dir"), False
+    for key, text in (("dir", step.dir), ("stdout", step.stdout), ("stderr", step.stderr)):
+        yield text or "", (*place, key), False
+    yield from _run_texts(step, place)
     for n, condition in enumerate(step.preconditions):
         is_shell = condition.expected is None
         yield condition.condition, (*place, "preconditions", n, "condition"), is_shell
+    repeat = step.repeat.condition if step.repeat is not None else None
+    if repeat is not None:
+        where: Place = (*place, "repeatPolicy", "condition")
+        yield repeat.condition, where, repeat.expected is None
 
 
-def _placed(workflow: Workflow) -> Iterator[tuple[Step, Place]]:
-    for n, step in enumerate(workflow.steps):
-        yield step, ("steps", n)
-    for handler in workflow.handlers:
-        yield handler, ("handlerOn", handler.name.removeprefix(HANDLER_PREFIX))
+def _run_texts(step: Step, place: Place) -> Iterator[tuple[str, Place, bool]]:
+    """What is expanded before anything runs: a call, the items, the config of an executor."""
+    yield step.run or "", (*place, "run"), False
+    for param in step.params:
+        yield param.value, (*place, "params"), False
+    if step.parallel is not None:
+        yield step.parallel.source or "", (*place, "parallel"), False
+        for text in tree_texts(step.parallel.items):
+            yield text, (*place, "parallel", "items"), False
+    if step.executor is not None:
+        for key, value in step.executor.config.fields:
+            for text in tree_texts(value):
+                yield text, (*place, "executor", "config", key), False

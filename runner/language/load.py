@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from runner.language import definition, document, lint, source
 from runner.language.base import Base as Base
 from runner.language.base import LoadedBase as LoadedBase
 from runner.language.calls import Call, local_cycles
+from runner.language.entries import WorkflowEntry
 from runner.language.faults import Fault, quoted
 from runner.language.model import Problem, Workflow
 
@@ -43,7 +44,8 @@ class _Read:
     number: int
     workflow: Workflow | None
     faults: list[Fault]
-    warnings: list[Fault]
+    warnings: list[Fault] = field(default_factory=list)
+    entry: WorkflowEntry | None = None
 
 
 def workflow_id(path: str) -> str:
@@ -157,13 +159,26 @@ def _documents(
             read.append(_document(data, number, id=id, path=path, base=base))
             continue
         local_id = f"{id}#{number}"
-        local = _document(data, number, id=local_id, path=path, base=base, is_local=True)
+        local = _document(data, number, id=local_id, path=path, base=base)
         if isinstance(data, dict) and not local.faults:
             local = _named(local, data, names)
         read.append(local)
-    if len(read) > 1 and not any(d.faults for d in read):
-        _find_cycles(read)
+    if read and not any(d.faults for d in read):
+        _look_through(read)
     return read
+
+
+def _look_through(documents: list[_Read]) -> None:
+    """What can be said only when all documents are good: cycles and warnings."""
+    workflows = [d.workflow for d in documents if d.workflow is not None]
+    calling = any(step.run is not None for w in workflows for step in (*w.steps, *w.handlers))
+    if calling:
+        _find_cycles(documents)
+    for n, one in enumerate(documents):
+        if one.entry is None or one.workflow is None:
+            continue
+        given = lint.given_to(one.workflow.name, workflows) if n and calling else frozenset()
+        one.warnings[:] = lint.warnings(one.entry, one.workflow, is_local=n > 0, given=given)
 
 
 def _find_cycles(documents: list[_Read]) -> None:
@@ -172,22 +187,12 @@ def _find_cycles(documents: list[_Read]) -> None:
         caller.faults.append(Fault(call.place, message))
 
 
-def _document(
-    data: source.Data,
-    number: int,
-    *,
-    id: str,
-    path: str,
-    base: Base | None,
-    is_local: bool = False,
-) -> _Read:
+def _document(data: source.Data, number: int, *, id: str, path: str, base: Base | None) -> _Read:
     entry, faults = document.read(data)
     if entry is None:
-        return _Read(number, None, faults, [])
+        return _Read(number, None, faults)
     workflow, found = definition.define(entry, id=id, path=path, broken=faults, base=base)
-    faults = [*faults, *found]
-    warnings = [] if faults else lint.warnings(entry, workflow, is_local=is_local)
-    return _Read(number, workflow, faults, warnings)
+    return _Read(number, workflow, [*faults, *found], entry=entry)
 
 
 def _named(local: _Read, data: dict[str, source.Data], names: set[str]) -> _Read:

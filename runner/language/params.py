@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from runner.language.expand import names_in
 from runner.language.faults import LanguageError, did_you_mean, quoted
-from runner.language.model import Condition, Param, Step, Workflow
+from runner.language.model import Condition, Mailing, MapItem, Param, Step, Tree, Workflow
 
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 LONGEST_NAME = 200  # an output is kept in a file of its name
@@ -188,8 +188,12 @@ def mentions(workflow: Workflow, name: str) -> bool:
 def texts(workflow: Workflow) -> Iterable[str]:
     """Every text of `workflow` that may refer to a variable, its sub-workflows left out."""
     yield from (p.value for p in workflow.params)
-    yield from (value for _, value in workflow.env)
+    yield from (value for _, value in (*workflow.base_env, *workflow.env))
     yield workflow.working_dir or ""
+    yield workflow.concurrency.group if workflow.concurrency is not None else ""
+    yield from workflow.dotenv
+    yield from (secret.text for secret in workflow.secrets)
+    yield from _mail_texts(workflow.mailing)
     yield from _condition_texts(workflow.preconditions)
     for step in (*workflow.steps, *workflow.handlers):
         yield from step_texts(step)
@@ -200,9 +204,41 @@ def step_texts(step: Step) -> Iterable[str]:
     yield step.command or ""
     yield from step.argv or ()
     yield step.script or ""
-    yield step.dir or ""
+    yield from (step.dir or "", step.stdout or "", step.stderr or "", step.run or "")
     yield from (value for _, value in step.env)
+    yield from (param.value for param in step.params)
     yield from _condition_texts(step.preconditions)
+    if step.parallel is not None:
+        yield step.parallel.source or ""
+        yield from tree_texts(step.parallel.items)
+    if step.executor is not None:
+        yield from tree_texts(step.executor.config)
+    if step.repeat is not None and step.repeat.condition is not None:
+        yield from _condition_texts((step.repeat.condition,))
+    if step.approval is not None:
+        yield step.approval.message
+
+
+def tree_texts(tree: Tree) -> Iterable[str]:
+    """Every text in `tree`, keys left out."""
+    match tree:
+        case str():
+            yield tree
+        case MapItem(fields):
+            for _, value in fields:
+                yield from tree_texts(value)
+        case _:
+            for value in tree:
+                yield from tree_texts(value)
+
+
+def _mail_texts(mailing: Mailing) -> Iterable[str]:
+    smtp = mailing.smtp
+    if smtp is not None:
+        yield from (smtp.host, smtp.port, smtp.username, smtp.password)
+    for mail in (mailing.error, mailing.info):
+        if mail is not None:
+            yield from (mail.sender, *mail.to, mail.prefix)
 
 
 def _condition_texts(conditions: Iterable[Condition]) -> Iterable[str]:

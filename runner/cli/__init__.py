@@ -18,14 +18,22 @@ import click
 
 # name → what `dagmill --help` says of it, in this order. The module is runner.cli.<name>.
 COMMANDS = {
+    "init": "Write a first workflow.",
     "serve": "Serve a repository: schedules, pushes, hooks and the API.",
     "run": "Run a workflow here and now, without a service.",
-    "demo": "Show the whole way of a commit in a temporary folder.",
+    "dry": "Show what a run would do, and do nothing.",
     "validate": "Check workflow files and print every problem.",
+    "next": "Show when schedules start workflows.",
+    "schema": "Print the JSON Schema of workflow files, for editors.",
+    "doctor": "Check this machine for what Dagmill needs.",
+    "demo": "Show the whole way of a commit in a temporary folder.",
     "trigger": "Ask a running service to start a workflow.",
     "runs": "List runs.",
     "show": "Show one run with its steps.",
     "logs": "Print the logs of a run.",
+    "stop": "Stop a run.",
+    "retry": "Do again what failed in a run.",
+    "approve": "Let a step go on that waits for a person, or refuse it.",
     "status": "Show repositories, workflows and what comes next.",
 }
 _LINUX_ONLY = frozenset({"serve", "run", "demo"})

@@ -1,4 +1,4 @@
-"""Which run a person means: an id, the unique beginning of one, or the latest.
+"""Which run a person means: an id, the unique beginning of one, or the latest; and who asks.
 
 Asks the service. One rule: a beginning that fits several runs is refused with the list of them,
 never guessed.
@@ -34,6 +34,19 @@ def find_run(service: Service, name: str) -> str:
         some = ", ".join(found[:5]) + (", …" if len(found) > 5 else "")
         raise Refused(f'"{shown(name)}" is the beginning of {len(found)} runs: {some}')
     return name if name in found else str(found[0])
+
+
+def person() -> str:
+    """Who asks, as this machine says."""
+    import getpass
+    import os
+    import platform
+
+    try:
+        name = getpass.getuser()
+    except (KeyError, OSError):  # a container's number without a name
+        name = str(os.getuid())
+    return f"{name}@{platform.node()}"[:100]
 
 
 def _latest(service: Service, workflow: str | None) -> str:

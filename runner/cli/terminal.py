@@ -85,6 +85,14 @@ def duration(seconds: float) -> str:
     raise AssertionError("unreachable")  # 60 s and more are at least one minute
 
 
+def span(seconds: float) -> str:
+    """A time span exactly, in the largest unit that it is a whole number of."""
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size and seconds % size == 0:
+            return f"{seconds / size:g} {unit}"
+    return f"{seconds:g} s"
+
+
 def milliseconds(value: object) -> str:
     """A `duration_ms` of the API; "" where there is none."""
     return duration(value / 1000) if isinstance(value, int | float) else ""

@@ -50,16 +50,21 @@ def trigger(
             click.echo(json.dumps(run, indent=2) if as_json else f"{run['run']} {run['status']}")
         if not wait:
             return
-        summary = _finished(Outlasting(service, run["run"]), run["run"])
+        summary = finished(Outlasting(service, run["run"]), run["run"])
+    ctx.exit(tell_end(summary, as_json=as_json))
+
+
+def tell_end(summary: dict[str, Any], *, as_json: bool) -> int:
+    """Print a final run; the exit code that stands for its status."""
     if as_json:
         click.echo(json.dumps(summary, indent=2, ensure_ascii=False))
     else:
         print_run(summary)
         click.echo(shown(f"{summary['run']} {summary['status']}"))
-    ctx.exit(0 if summary["status"] in _GOOD else 1)
+    return 0 if summary["status"] in _GOOD else 1
 
 
-def _finished(service: Outlasting, run: str) -> dict[str, Any]:
+def finished(service: Outlasting, run: str) -> dict[str, Any]:
     """The summary of `run` once it is final."""
     while True:
         summary: dict[str, Any] = service.get("runs", run)

@@ -7,28 +7,36 @@ files disagree. One rule: it reads files and does nothing else, no command of a 
 from __future__ import annotations
 
 import json
-import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
+from runner.cli.terminal import shown
+from runner.cli.working_tree import (
+    DEFAULT_FOLDER,
+    base_file,
+    enclosing,
+    read_capped,
+    typed,
+    workflow_files,
+    workflow_root,
+)
 from runner.control import catalog
+from runner.language.load import Base, load_base
 from runner.language.model import Problem
-
-MAX_FILE_BYTES = 1024 * 1024  # a workflow file's limit; one more byte is enough to notice
-_DEFAULT_FOLDER = ".dagu"
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What was found. Paths are as a person would type them here."""
+    """What was found. Paths are as a person would type them here; `entries` are the good files."""
 
     files: int
     problems: tuple[Problem, ...]
     warnings: tuple[Problem, ...]
+    entries: tuple[catalog.Entry, ...] = ()
 
 
 @click.command()
@@ -36,100 +44,88 @@ class Report:
 @click.option(
     "--path",
     "folder",
-    default=_DEFAULT_FOLDER,
+    default=DEFAULT_FOLDER,
     show_default=True,
     help="The folder of a repository that holds its workflows.",
 )
+@click.option("--strict", is_flag=True, help="Exit 1 if there are warnings.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @click.pass_context
-def validate(ctx: click.Context, path: Path, folder: str, as_json: bool) -> None:
-    """Check PATH: a workflow file, a folder of them, or a repository."""
-    root = _root(path, folder)
-    report = check(root, files=_files(path if path.is_file() else root))
+def validate(ctx: click.Context, path: Path, folder: str, strict: bool, as_json: bool) -> None:
+    """Check PATH: a workflow file, a folder of them, or a repository.
+
+    Exits 2 if there is a problem. Warnings stop no run.
+    """
+    report = check(path, folder=folder)
     if as_json:
         click.echo(json.dumps(_document(report), indent=2, ensure_ascii=False))
     else:
         _print(report)
-    ctx.exit(2 if report.problems else 0)
+    ctx.exit(2 if report.problems else 1 if strict and report.warnings else 0)
 
 
-def check(root: Path, *, files: Iterator[Path]) -> Report:
-    """Read `files`; their ids are their paths below `root`."""
-    folder = _typed(root)
-    entries = [_entry(file, folder=folder) for file in files]
+def check(path: Path, *, folder: str = DEFAULT_FOLDER) -> Report:
+    """Read what is at `path`, each file together with all others of its workflow folder, as they
+    may name each other. Raises a usage error if there is nothing to check."""
+    root = workflow_root(path, folder)
+    alone = path.is_file() and enclosing(path, folder) is None
+    files = [*workflow_files(path if alone else root)]
+    entries = _entries(files, root=root)
     built = catalog.build("", entries)
+    asked = {typed(path)} if path.is_file() else {entry.path for entry in entries}
     return Report(
-        files=len(entries),
-        problems=tuple(sorted(p for problems in built.problems.values() for p in problems)),
-        warnings=tuple(sorted(w for entry in entries for w in entry.warnings)),
+        files=sum(entry.path in asked and entry.workflow != catalog.BASE for entry in entries),
+        problems=_of(asked, built.problems.items()),
+        warnings=_of(asked, built.warnings.items()),
+        entries=tuple(entry for entry in built.entries.values() if entry.path in asked),
     )
 
 
-def _entry(file: Path, *, folder: str) -> catalog.Entry:
-    path = _typed(file)
+def _of(asked: set[str], found: Iterable[tuple[str, tuple[Problem, ...]]]) -> tuple[Problem, ...]:
+    return tuple(sorted(p for path, told in found if path in asked for p in told))
+
+
+def _entries(files: Iterable[Path], *, root: Path) -> list[catalog.Entry]:
+    defaults = base_file(root)
+    base, entries = None, []
+    for file in [defaults] if defaults is not None else []:
+        entry, base = _defaults(file)
+        entries.append(entry)
+    folder = typed(root)
+    others = (file for file in files if file != defaults)
+    return [*entries, *(_entry(file, folder=folder, base=base) for file in others)]
+
+
+def _defaults(file: Path) -> tuple[catalog.Entry, Base | None]:
+    """base.yaml, which every other file is read with."""
+    path = typed(file)
+    data = _bytes(file)
+    if isinstance(data, Problem):
+        return catalog.Entry(path, "", catalog.BASE, problems=(data,)), None
+    loaded = load_base(data, path=path)
+    return catalog.Entry(path, "", catalog.BASE, problems=loaded.problems), loaded.base
+
+
+def _entry(file: Path, *, folder: str, base: Base | None) -> catalog.Entry:
+    path = typed(file)
+    data = _bytes(file)
+    if isinstance(data, Problem):
+        return catalog.Entry(path, "", "", problems=(data,))
+    return catalog.read(data, path=path, blob=path, folder=folder, base=base)
+
+
+def _bytes(file: Path) -> bytes | Problem:
     try:
-        data = _read(file)
+        return read_capped(file)
     except OSError as error:
-        problem = Problem(path, 1, 1, f"the file cannot be read: {error.strerror}")
-        return catalog.Entry(path, "", "", problems=(problem,))
-    return catalog.read(data, path=path, blob=path, folder=folder)
-
-
-def _typed(path: Path) -> str:
-    """Relative to where the person is; "" for that folder itself."""
-    relative = Path(os.path.relpath(path)).as_posix()
-    return "" if relative == "." else relative
-
-
-def _root(path: Path, folder: str) -> Path:
-    """The folder that ids count from. Raises a usage error if there is nothing to check."""
-    if not path.exists():
-        raise click.UsageError(f'there is no "{path}"')
-    if path.is_file():
-        return _enclosing(path, folder) or path.parent
-    if (path / folder).is_dir():
-        return path / folder
-    if _enclosing(path / "x", folder) is None and not any(_files(path)):
-        raise click.UsageError(
-            f'"{path}" has no folder {folder} and no .yaml files; give the path of a '
-            "repository, of its workflow folder or of one file"
-        )
-    return _enclosing(path / "x", folder) or path
-
-
-def _enclosing(file: Path, folder: str) -> Path | None:
-    """The workflow folder that `file` is in, if it is in one."""
-    absolute = file.absolute()
-    wanted = Path(folder).parts
-    for parent in absolute.parents:
-        if parent.parts[-len(wanted) :] == wanted:
-            return parent
-    return None
-
-
-def _files(path: Path) -> Iterator[Path]:
-    if path.is_file():
-        yield path.absolute()
-        return
-    for folder, folders, names in os.walk(path.absolute()):
-        folders.sort()
-        for name in sorted(names):
-            file = Path(folder, name)
-            # As in git, where a link is not followed.
-            if catalog.is_workflow_file(name) and not file.is_symlink():
-                yield file
-
-
-def _read(file: Path) -> bytes:
-    with file.open("rb") as stream:
-        return stream.read(MAX_FILE_BYTES + 1)
+        return Problem(typed(file), 1, 1, f"the file cannot be read: {error.strerror}")
 
 
 def _print(report: Report) -> None:
     lines = [(p, "") for p in report.problems] + [(w, "warning: ") for w in report.warnings]
     for found, mark in sorted(lines):
         place = f"{found.path}:{found.line}:{found.column}"
-        click.echo(f"{_shown(place)}: {mark}{_shown(found.message)}")
+        click.echo(f"{shown(place)}: {mark}{shown(found.message)}")
     sys.stdout.flush()
     click.echo(
         ", ".join(
@@ -146,12 +142,6 @@ def _print(report: Report) -> None:
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" + ("" if number == 1 else "s")
-
-
-def _shown(text: str) -> str:
-    from runner.cli.terminal import shown
-
-    return shown(text)
 
 
 def _document(report: Report) -> dict[str, object]:

@@ -7,14 +7,14 @@ Finds names that no workflow has (a warning: it may come with the next commit) a
 
 from __future__ import annotations
 
-import contextlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from runner.control.entries import Call, Entry
 from runner.language.model import Problem
-from runner.language.subworkflows import Index, UnknownSubworkflow, circles, file_of, resolve
+from runner.language.order import cycles
+from runner.language.subworkflows import Index, UnknownSubworkflow, file_of, resolve
 
 MOST_SHOWN = 10
 """Of a longer circle so many workflows are named."""
@@ -40,6 +40,13 @@ class _Graph:
     def add(self, source: str, target: str, call: Call) -> None:
         self.targets[source].append(target)
         self.calls.setdefault((source, target), call)
+
+    def circles(self) -> list[list[str]]:
+        """Those that a walk through all documents comes upon."""
+        documents = sorted(self.targets.keys() | {target for _, target in self.calls})
+        number = {document: n for n, document in enumerate(documents)}
+        edges = [[number[t] for t in self.targets.get(d, ())] for d in documents]
+        return [[documents[n] for n in circle] for circle in cycles(edges)]
 
 
 def check(entries: Mapping[str, Entry], *, known: Iterable[str]) -> Findings:
@@ -71,27 +78,10 @@ def check(entries: Mapping[str, Entry], *, known: Iterable[str]) -> Findings:
 
 def index_of(entries: Mapping[str, Entry], *, known: Iterable[str]) -> Index:
     """What names can stand for at a commit."""
-    names: dict[str, list[str]] = {}
+    names: dict[str, str] = {}
     for id, entry in entries.items():
-        names.setdefault(entry.name, []).append(id)
+        names[entry.name] = "" if entry.name in names else id
     return Index(frozenset(known), names)
-
-
-def reached(workflow: str, entries: Mapping[str, Entry], *, index: Index) -> tuple[str, ...]:
-    """The ids of the files that a run of `workflow` may run, its own first, as far as their names
-    are known before it runs."""
-    found: dict[str, None] = {workflow: None}
-    waiting = [workflow]
-    while waiting:
-        entry = entries.get(waiting.pop())
-        locals = dict(entry.locals) if entry is not None else {}
-        for call in entry.calls if entry is not None else ():
-            with contextlib.suppress(UnknownSubworkflow):
-                target = resolve(call.name, caller=call.caller, locals=locals, index=index)
-                if (file := file_of(target)) not in found:
-                    found[file] = None
-                    waiting.append(file)
-    return tuple(found)
 
 
 def _unknown(call: Call, error: UnknownSubworkflow, *, index: Index) -> str:
@@ -106,7 +96,7 @@ def _warn(found: Findings, entry: Entry, call: Call, message: str) -> None:
 
 
 def _judge(graph: _Graph, why: str, *, entries: Mapping[str, Entry], found: Findings) -> None:
-    for circle in circles(graph.targets):
+    for circle in graph.circles():
         for n, document in enumerate(circle):
             following = circle[(n + 1) % len(circle)]
             call = graph.calls[document, following]

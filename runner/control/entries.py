@@ -15,7 +15,6 @@ from typing import Any
 from runner.language import calls, load, source
 from runner.language.base import Base
 from runner.language.model import (
-    Concurrency,
     Crons,
     Events,
     OverlapPolicy,
@@ -59,7 +58,7 @@ class Entry:
     `workflow` is the id, "" where the file's name gives none. With `problems` nothing but `path`,
     `blob`, `base_blob`, `workflow` and the problems means anything. Crons, overlap and the like are
     as in the model. `locals` are (name, id) of its local documents, `calls` its `run` keys,
-    `follows` its `on: workflow` ids, `groups` the concurrency groups of all its documents.
+    `follows` its `on: workflow` ids.
     """
 
     path: str  # from the repository's root
@@ -78,7 +77,6 @@ class Entry:
     skip_if_successful: bool = False
     restart_wait_s: float = 0.0
     retention_days: int = 30
-    groups: tuple[Concurrency, ...] = ()
     locals: tuple[tuple[str, str], ...] = ()
     calls: tuple[Call, ...] = ()
     follows: tuple[Call, ...] = ()
@@ -116,7 +114,6 @@ def read(
     if found is None:
         return Entry(path, blob, workflow, base_blob, problems=tuple(loaded.problems))
     schedule = found.schedule
-    documents = (found, *found.locals)
     events = _Listened(found, data)
     return Entry(
         path,
@@ -135,7 +132,6 @@ def read(
         skip_if_successful=found.skip_if_successful,
         restart_wait_s=found.restart_wait_s,
         retention_days=found.retention_days,
-        groups=tuple(d.concurrency for d in documents if d.concurrency is not None),
         locals=tuple((local.name, local.id) for local in found.locals),
         calls=_calls(found, data),
         follows=tuple(events.followed()),
@@ -195,7 +191,6 @@ def to_json(entry: Entry) -> str:
         "skip_if_successful": entry.skip_if_successful,
         "restart_wait_s": entry.restart_wait_s,
         "retention_days": entry.retention_days,
-        "groups": [_parts(group) for group in entry.groups],
         "locals": entry.locals,
         "calls": [_parts(call) for call in entry.calls],
         "follows": [_parts(call) for call in entry.follows],
@@ -225,7 +220,6 @@ def from_json(text: str, *, path: str, blob: str, base_blob: str = "") -> Entry:
         skip_if_successful=document["skip_if_successful"],
         restart_wait_s=document["restart_wait_s"],
         retention_days=document["retention_days"],
-        groups=tuple(Concurrency(*group) for group in document["groups"]),
         locals=_pairs(document["locals"]),
         calls=tuple(Call(*call) for call in document["calls"]),
         follows=tuple(Call(*call) for call in document["follows"]),
@@ -234,7 +228,7 @@ def from_json(text: str, *, path: str, blob: str, base_blob: str = "") -> Entry:
     )
 
 
-def _parts(value: PushFilter | Concurrency | Call) -> list[Any]:
+def _parts(value: PushFilter | Call) -> list[Any]:
     return list(asdict(value).values())
 
 
@@ -248,11 +242,16 @@ def _events(document: dict[str, Any] | None) -> Events:
     pull, release = document["pull_request"], document["release"]
     webhook, workflow = document["webhook"], document["workflow"]
     return Events(
-        pull_request=None if pull is None else PullRequestFilter(**_tuples(pull)),
+        pull_request=None if pull is None else _pull_request(pull),
         release=None if release is None else tuple(release),
         webhook=None if webhook is None else _pairs(webhook),
         workflow=None if workflow is None else WorkflowFilter(**_tuples(workflow)),
     )
+
+
+def _pull_request(members: dict[str, Any]) -> PullRequestFilter:
+    approve_forks = members.pop("approve_forks")
+    return PullRequestFilter(**_tuples(members), approve_forks=approve_forks)
 
 
 def _tuples(members: dict[str, list[str]]) -> dict[str, tuple[str, ...]]:

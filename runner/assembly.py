@@ -34,10 +34,9 @@ from runner.control.publisher import Publisher, Site
 from runner.control.reconciler import Reconciled, Reconciler
 from runner.control.reporter import Reporter
 from runner.control.ticker import Ticker
-from runner.engine import workspace
 from runner.engine.engine import Engine
-from runner.engine.events import Launched
-from runner.engine.history import History
+from runner.engine.journal import ACTIVE
+from runner.engine.log_files import LogFiles
 from runner.engine.state import RunStatus
 from runner.listening import Server, StartRefused, Stop, bind, stop_signals, token, url, web_config
 from runner.settings import Settings
@@ -266,6 +265,8 @@ class _Service:
             host=socket.gethostname(),
             free_bytes=lambda: shutil.disk_usage(settings.data).free,
             min_free_bytes=settings.min_free_disk,
+            stop=self._replace,
+            queues=settings.queues,
             owes=owes,
         )
         source = Source(self._read_blob, self._pin, lambda: self._reconciler.applied())
@@ -276,6 +277,10 @@ class _Service:
         self._reconciler = self._make_reconciler()
         self._reporter = self._make_reporter()
         self._cleaner = self._make_cleaner()
+
+    async def _replace(self, run: str, by: str) -> None:
+        """Stop a run that a newer one of its concurrency group takes the place of."""
+        self._engine.stop(run, by)
 
     def _make_ticker(self) -> Ticker:
         return Ticker(
@@ -424,7 +429,7 @@ class _Service:
         """Runs that were admitted and are not over, whether their supervisors are there yet or
         not."""
         with contextlib.suppress(StorageError):
-            rows = await self._store.runs(statuses=[RunStatus.RUNNING], limit=MOST_RUNS)
+            rows = await self._store.runs(statuses=ACTIVE, limit=MOST_RUNS)
             return self._engine.supervised | {row.run for row in rows}
         return self._engine.supervised
 
@@ -464,7 +469,7 @@ class _Service:
             repositories={self._name: self._mirror.url},
             nudge=lambda repository: self._reconciler.nudge(),
             start=self._intake.start_by_hand,
-            log_paths=self._log_paths,
+            log_paths=LogFiles(self._store, self._settings.data / "runs"),
             schedules=self._ticker.lines,
             hosts=tuple({settings.host, "localhost", "127.0.0.1", "::1", *settings.hosts}),
             version=version("dagmill"),
@@ -496,26 +501,3 @@ class _Service:
 
     async def _pin(self, commit: str) -> None:
         await asyncio.to_thread(self._mirror.pin, commit)
-
-    async def _log_paths(self, run: str, step: str, attempt: int | None) -> tuple[Path, ...]:
-        """The files that have an attempt's output, from the run's own facts; the second, for
-        stderr, is there only where something wanted stdout by itself."""
-        history = await History.read(self._store, run)
-        names = [s.name for s in (*history.workflow.steps, *history.workflow.handlers)]
-        launched = [
-            event
-            for event in history.events
-            if isinstance(event, Launched)
-            and event.step == step
-            and attempt in (None, event.attempt)
-        ]
-        if not launched or step not in names:
-            return ()
-        folder = workspace.launch_folder(
-            workspace.run_folder(self._settings.data / "runs", run),
-            number=names.index(step) + 1,
-            step=step,
-            attempt=launched[-1].attempt,
-            launch=launched[-1].launch,
-        )
-        return folder / "out", folder / "err"

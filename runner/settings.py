@@ -32,6 +32,8 @@ CREDENTIALS = {
 }
 """Settings without a flag: a command line is visible to every user of the machine."""
 
+_FLAGS = {"queues": "queue"}  # that are not named after their settings
+
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 
 
@@ -41,6 +43,20 @@ class SettingsError(ValueError):
 
 def _words(value: object) -> object:
     return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
+
+
+def _queues(value: object) -> object:
+    """`gpu=2 slow=1`, or such words one by one, as name → most."""
+    words = _words(value)
+    if not isinstance(words, tuple):
+        return words
+    found: dict[str, int] = {}
+    for word in words:
+        name, _, most = str(word).rpartition("=")
+        if not name or not most.isdecimal() or name in found:
+            raise ValueError(f'"{word}" is not NAME=MAX, such as gpu=2, each name once')
+        found[name] = int(most)
+    return found
 
 
 def _folder_in_repository(value: str) -> str:
@@ -79,6 +95,8 @@ class Settings(BaseModel):
     timezone: Annotated[str, AfterValidator(_zone)] = "UTC"
     pass_env: Annotated[tuple[str, ...], BeforeValidator(_words)] = ()
     durability: Literal["host", "process"] = "host"
+    # name → runs of it that may be active at once; 0: any number
+    queues: Annotated[dict[str, int], BeforeValidator(_queues)] = Field(default_factory=dict)
     max_steps: int = Field(default=64, ge=1)
     min_free_disk: int = Field(default=500 * 1024 * 1024, ge=0)
     keep_failed_s: float = Field(default=7 * 86400, ge=0)
@@ -140,4 +158,5 @@ def _line(error: Mapping[str, object]) -> str:
     place = error.get("loc")
     field = str(place[0]) if isinstance(place, tuple) and place else "settings"
     message = str(error["msg"]).removeprefix("Value error, ")
-    return f"{field}: {message} (flag --{field.removesuffix('_s')} or DAGMILL_{field.upper()})"
+    flag = _FLAGS.get(field, field.removesuffix("_s"))
+    return f"{field}: {message} (flag --{flag} or DAGMILL_{field.upper()})"

@@ -18,6 +18,17 @@ def test_a_flag_beats_a_variable_which_beats_the_default() -> None:
     assert found.watch == ("main", "rel/*")
 
 
+def test_named_queues_are_listed_with_their_sizes() -> None:
+    environ = {**HOME, "DAGMILL_QUEUES": "gpu=2, night jobs=0 slow=1"}
+    with pytest.raises(SettingsError, match=r'"night" is not NAME=MAX.*--queue or DAGMILL_QUEUES'):
+        settings.load({"repository": "x"}, environ=environ)
+    environ["DAGMILL_QUEUES"] = "gpu=2, a=b=0"
+    assert settings.load({"repository": "x"}, environ=environ).queues == {"gpu": 2, "a=b": 0}
+    given = {"repository": "x", "queues": ("slow=7",)}
+    assert settings.load(given, environ=environ).queues == {"slow": 7}
+    assert settings.load({"repository": "x"}, environ=HOME).queues == {}
+
+
 @pytest.mark.parametrize(
     ("url", "name"),
     [
@@ -39,6 +50,8 @@ def test_the_name_is_the_last_part_of_the_url(url: str, name: str) -> None:
         ({"repository": "x", "path": "../up"}, "../up"),
         ({"repository": "x", "timezone": "Mars/Base"}, "Mars/Base"),
         ({"repository": "https://example.com/a b"}, "DAGMILL_NAME"),
+        ({"repository": "x", "queues": ("gpu=-1",)}, "gpu=-1"),
+        ({"repository": "x", "queues": ("gpu=1", "gpu=2")}, "each name once"),
         ({}, "repository"),
     ],
 )

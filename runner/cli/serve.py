@@ -40,6 +40,12 @@ _LISTED = 10  # names shown of a longer list
 )
 @click.option("--host", help="Where to listen; default: 127.0.0.1")
 @click.option("--port", type=int, help="Default: 8080; 0 takes a free one.")
+@click.option(
+    "--queue",
+    multiple=True,
+    metavar="NAME=MAX",
+    help="How many runs of a named queue may be active at once; may be given again. Default: 1",
+)
 @click.option("--poll", type=float, metavar="SECONDS", help="Between two looks; default: 30")
 def serve(
     repository: str,
@@ -49,6 +55,7 @@ def serve(
     data: Path | None,
     host: str | None,
     port: int | None,
+    queue: tuple[str, ...],
     poll: float | None,
 ) -> None:
     """Watch REPO (a URL or a path) and run its workflows: at their schedules, on pushes, hooks
@@ -70,6 +77,7 @@ def serve(
         "data": data,
         "host": host,
         "port": port,
+        "queues": queue,
         "poll_s": poll,
     }
     log.configure(sys.stderr)

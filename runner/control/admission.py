@@ -1,38 +1,71 @@
-"""Lets queued runs start: the oldest of each workflow first, as long as there is room.
+"""Lets queued runs start, in the order of their priority and age, as long as there is room.
 
 Decides when a run leaves the queue and hands it to the engine; leaves how it unfolds to the
-engine. Its rule: the room is judged again inside the transaction that starts the run, so two
-admissions can never both take the last place. Woken by the store, never by a clock.
+engine. Its rules: room and claims are judged again inside the transaction that starts the run, so
+two admissions can never both take the last place; and no run overtakes one that waits for a limit
+which both need. Woken by the store, and by the clock only for runs that are not due yet.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 
 import structlog
 
+from runner.control.claims import queue_claim, queue_of
+from runner.control.intake import MOST_QUEUED
 from runner.engine import journal
+from runner.engine.events import StopRequested
 from runner.engine.history import History, HistoryError
+from runner.engine.journal import ACTIVE
 from runner.engine.state import RunStatus
-from storage.records import RunRow, Write
+from storage.records import Claim, PutClaims, RunRow, Write
 from storage.store import Busy, Conflict, StorageError, Store
 
 _PAGE = 200
+_FEW = 20  # of a queue that are read at first
 _LOW_DISK_RETRY_S = 60.0
 _RETRY_S = 1.0
+_KEPT_LIMITS = 10_000
+_LONGEST_SLEEP_S = 60.0  # so that a jump of the clock is noticed
 
 _log = structlog.get_logger(__name__)
 
 Queue = tuple[str, str]  # repository, workflow
 
 
+@dataclass(frozen=True, slots=True)
+class _Limits:
+    """What a queued run needs to start: its definition's maxActiveRuns (0: no limit), its claims
+    on groups and on its queue."""
+
+    runs: int
+    groups: tuple[Claim, ...]
+    queue: tuple[Claim, ...]
+
+    @property
+    def claims(self) -> tuple[Claim, ...]:
+        return (*self.groups, *self.queue)
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    """A queued run that its own workflow has room for."""
+
+    row: RunRow
+    limits: _Limits
+
+
 class Admission:
     """One for the service. `supervise(run)` takes up an admitted run, `owes(row)` is what a final
     one owes; `free_bytes()` is what is left on the data folder's disk, below `min_free_bytes`
-    nothing starts."""
+    nothing starts. `stop(run, by)` asks a run to stop, and does nothing to one that is over.
+    `queues`: how many runs of a named queue may be active at once; of any other one."""
 
     def __init__(
         self,
@@ -44,6 +77,8 @@ class Admission:
         host: str,
         free_bytes: Callable[[], int],
         min_free_bytes: int,
+        stop: Callable[[str, str], Awaitable[object]],
+        queues: Mapping[str, int],
         owes: Callable[[RunRow], Sequence[Write]] = lambda _: (),
     ) -> None:
         self._store = store
@@ -53,22 +88,29 @@ class Admission:
         self._host = host
         self._free_bytes = free_bytes
         self._min_free_bytes = min_free_bytes
+        self._stop = stop
+        self._named_queues = queues
         self._owes = owes
         self._queues: dict[Queue, None] = {}  # those that may have queued runs, in order of arrival
-        self._limits: dict[str, int] = {}  # of runs that wait: maxActiveRuns of their definitions
+        self._limits: dict[str, _Limits] = {}  # of runs that wait
+        self._due: list[datetime] = []  # of runs that must not start before
+        self._timer: asyncio.TimerHandle | None = None
+        self._asked: set[str] = set()  # runs that were asked to stop
         self._low_disk = False
         self._said = ""  # what keeps it from admitting
         self._closed = False
         self._wake = asyncio.Event()
 
     async def restore(self) -> int:
-        """Take up what an earlier process left queued or running; the number of the latter."""
+        """Take up what an earlier process left queued, running or waiting; the number of those
+        that had begun."""
         resumed = 0
-        async for row in self._pages("running"):
-            resumed += 1
-            _log.info("run_resumed", run=row.run, workflow=row.workflow, commit=row.commit)
-            self._supervise(row.run)
-        async for row in self._pages("queued"):
+        for status in ACTIVE:
+            async for row in self._pages(status):
+                resumed += 1
+                _log.info("run_resumed", run=row.run, workflow=row.workflow, commit=row.commit)
+                self._supervise(row.run)
+        async for row in self._pages(RunStatus.QUEUED):
             self._queues[row.repository, row.workflow] = None
         self._wake.set()
         return resumed
@@ -83,7 +125,7 @@ class Admission:
         self._closed = True
 
     async def run_forever(self) -> None:
-        forget = self._store.listen("runs", self._wake.set)
+        forget = self._store.listen("ended", self._wake.set)
         try:
             while True:
                 await self._wake.wait()
@@ -104,6 +146,8 @@ class Admission:
                     self._said = ""
         finally:
             forget()
+            if self._timer is not None:
+                self._timer.cancel()
 
     async def _admit_all(self) -> None:
         if self._closed or not self._queues:
@@ -111,50 +155,86 @@ class Admission:
         if self._disk_is_low():
             asyncio.get_running_loop().call_later(_LOW_DISK_RETRY_S, self._wake.set)
             return
-        # Together, so that the store commits them together.
+        await self._cancel_older()
+        self._due = []
         queues = list(self._queues)
-        results = await asyncio.gather(
-            *(self._admit_queue(queue) for queue in queues), return_exceptions=True
-        )
-        failed = {q: r for q, r in zip(queues, results, strict=True) if r is not None}
-        self._queues.update(dict.fromkeys(failed))  # looked at again, whatever became of them
-        for error in failed.values():
-            raise error
+        lines = await asyncio.gather(*map(self._line, queues), return_exceptions=True)
+        candidates = [c for line in lines if not isinstance(line, BaseException) for c in line]
+        chosen = await self._choose(sorted(candidates, key=_order))
+        # Together, so that the store commits them together, and in their order.
+        started = await asyncio.gather(*map(self._admit, chosen), return_exceptions=True)
+        self._set_timer()
+        for result in (*lines, *started):
+            if isinstance(result, BaseException):
+                raise result
 
-    async def _admit_queue(self, queue: Queue) -> None:
-        """Admit from one queue until it is empty or there is no room."""
-        while not self._closed:
-            del self._queues[queue]  # before reading: who queues meanwhile puts it back
-            rows = await self._store.queued(*queue, limit=1)
-            if not rows:
-                return
-            self._queues[queue] = None
-            if not await self._admit(rows[0]):
-                return
-
-    async def _admit(self, row: RunRow) -> bool:
-        """Whether it is worth looking at the same queue again at once."""
+    async def _line(self, queue: Queue) -> list[_Candidate]:
+        """The queued runs that their own workflow has room for."""
+        del self._queues[queue]  # before reading: who queues meanwhile puts it back
         try:
-            limit = await self._limit(row)
-        except HistoryError as error:
-            await self._give_up(row, str(error))
-            return True
-        running = await self._store.count_runs(row.repository, row.workflow, statuses=["running"])
-        if limit and running >= limit:
-            return False
+            active = await self._store.count_runs(*queue, statuses=ACTIVE)
+            for most in (_FEW, MOST_QUEUED):
+                rows = await self._store.queued(*queue, limit=most)
+                found, all_seen = await self._with_room(rows, active=active)
+                if len(rows) < most or not all_seen:
+                    break
+        except BaseException:
+            self._queues[queue] = None
+            raise
+        if rows:
+            self._queues[queue] = None
+        return found
+
+    async def _with_room(
+        self, rows: Sequence[RunRow], *, active: int
+    ) -> tuple[list[_Candidate], bool]:
+        """Those of `rows` that there is room for, and whether it took looking at all of them."""
+        found: list[_Candidate] = []
+        for row in rows:
+            if row.not_before is not None and row.not_before > self._clock():
+                self._due.append(row.not_before)
+                continue
+            try:
+                limits = await self._limits_of(row)
+            except HistoryError as error:
+                await self._give_up(row, str(error))
+                continue
+            if limits.runs and active + len(found) >= limits.runs:
+                return found, False
+            found.append(_Candidate(row, limits))
+        return found, True
+
+    async def _choose(self, candidates: Sequence[_Candidate]) -> list[_Candidate]:
+        """Those whose claims nobody holds, nor any that comes before them and waits."""
+        names = {claim.name for c in candidates for claim in c.limits.claims if claim.max}
+        holders = await asyncio.gather(
+            *(self._store.claimants(name, statuses=ACTIVE) for name in names)
+        )
+        held = Counter({name: len(rows) for name, rows in zip(names, holders, strict=True)})
+        return [
+            c
+            for c in candidates
+            if _fits(c.limits.groups, held=held) and _fits(c.limits.queue, held=held)
+        ]
+
+    async def _admit(self, candidate: _Candidate) -> None:
+        if self._closed:
+            return
+        row, limits = candidate.row, candidate.limits
         writes = journal.started_writes(
             row,
             at=self._clock(),
             runner=self._runner,
             host=self._host,
-            room=limit,
+            room=limits.runs,
+            claims=bool(limits.claims),
         )
         try:
             await self._store.write(*writes)
         except Busy:
-            return False  # the end of one of its runs wakes us
+            return  # the end of one of the others wakes us
         except Conflict:
-            return True  # stopped while it was queued
+            return  # stopped while it was queued
         _log.info(
             "run_admitted",
             run=row.run,
@@ -162,9 +242,8 @@ class Admission:
             commit=row.commit,
             trigger=row.trigger_type,
         )
-        del self._limits[row.run]
+        self._limits.pop(row.run, None)
         self._supervise(row.run)
-        return True
 
     async def _give_up(self, row: RunRow, problem: str) -> None:
         """Fail a run whose kept definition cannot be read: left alone it would block its queue."""
@@ -174,12 +253,70 @@ class Admission:
         with contextlib.suppress(Conflict):
             await self._store.write(*journal.given_up_writes(row, at=at, reason=problem), *owed)
 
-    async def _limit(self, row: RunRow) -> int:
-        """How many runs of its workflow may be active when this one starts; 0: no limit."""
+    async def _limits_of(self, row: RunRow) -> _Limits:
         if row.run not in self._limits:
-            history = await History.read(self._store, row.run)
-            self._limits[row.run] = history.workflow.max_active_runs
+            if len(self._limits) >= _KEPT_LIMITS:
+                self._limits.clear()
+            history, kept = await asyncio.gather(
+                History.read(self._store, row.run), self._store.claims(row.run)
+            )
+            claims = tuple(self._as_set(claim) for claim in kept)
+            if claims != kept:
+                await self._store.write(PutClaims(row.run, claims))
+            self._limits[row.run] = _Limits(
+                history.workflow.max_active_runs,
+                groups=tuple(c for c in claims if queue_of(c) is None),
+                queue=tuple(c for c in claims if queue_of(c) is not None),
+            )
         return self._limits[row.run]
+
+    def _as_set(self, claim: Claim) -> Claim:
+        """A named queue has the size that the settings say now, not when the run was queued."""
+        queue = queue_of(claim)
+        return claim if queue is None else queue_claim(queue, self._named_queues)
+
+    async def _cancel_older(self) -> None:
+        """Ask the runs to stop, once each, that a queued and due run of their group replaces."""
+        now = self._clock()
+        newest = {
+            name: row
+            for name, row in await self._store.cancelling()
+            if row.not_before is None or row.not_before <= now
+        }
+        replaced: set[str] = set()
+        for name, row in newest.items():
+            for older in await self._store.claimants(name, statuses=(*ACTIVE, RunStatus.QUEUED)):
+                if (older.queued_at, older.run) < (row.queued_at, row.run):
+                    replaced.add(older.run)
+                    await self._cancel(older, by=row, group=name)
+        self._asked &= replaced
+
+    async def _cancel(self, older: RunRow, *, by: RunRow, group: str) -> None:
+        if older.run in self._asked:
+            return
+        # An earlier process may have asked: a second time would kill.
+        records = await self._store.events(older.run)
+        if not any(record.type == StopRequested.__name__ for record in records):
+            _log.info("run_replaced", run=older.run, by=by.run, group=group)
+            try:
+                await self._stop(older.run, f"run {by.run}, newer in its concurrency group")
+            except StorageError:
+                raise
+            except Exception:  # noqa: BLE001 (the loop's edge: it must not keep all from starting)
+                _log.exception("run_not_replaced", run=older.run, by=by.run)
+                return
+        self._asked.add(older.run)
+
+    def _set_timer(self) -> None:
+        """Wake when the first run is due that must not start before."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._due:
+            wait_s = (min(self._due) - self._clock()).total_seconds()
+            self._timer = asyncio.get_running_loop().call_later(
+                min(max(wait_s, 0.0), _LONGEST_SLEEP_S), self._wake.set
+            )
 
     def _disk_is_low(self) -> bool:
         free = self._free_bytes()
@@ -197,3 +334,16 @@ class Admission:
             for row in page:
                 yield row
             before = (page[-1].queued_at, page[-1].run)
+
+
+def _order(candidate: _Candidate) -> tuple[int, datetime, str]:
+    row = candidate.row
+    return -row.priority, row.queued_at, row.run
+
+
+def _fits(claims: Sequence[Claim], *, held: Counter[str]) -> bool:
+    """Whether there is room for all of `claims`. It is taken either way: who waits here for room
+    is not overtaken by those behind it."""
+    fits = all(not claim.max or held[claim.name] < claim.max for claim in claims)
+    held.update(claim.name for claim in claims)
+    return fits

@@ -31,10 +31,22 @@ from runner.language.model import Workflow
 from runner.language.params import Bound
 from runner.triggers import Trigger, TriggerType
 from storage.mask import is_secret_name
-from storage.records import Append, EventRecord, PutSource, PutValues, RequireRoom, RunRow, Write
+from storage.records import (
+    Append,
+    EventRecord,
+    PutSource,
+    PutValues,
+    RequireClaims,
+    RequireRoom,
+    RunRow,
+    Write,
+)
 
 RUN_SCOPE = "run"  # the scope of run_values that belongs to the run as a whole
 PARAMS = "params"
+
+ACTIVE = (RunStatus.RUNNING, RunStatus.WAITING)
+"""Runs that have begun and are not over: what limits count."""
 
 
 class UnreadableRecord(Exception):
@@ -274,16 +286,18 @@ def _shown(params: Bound) -> tuple[tuple[str, str], ...]:
 
 
 def started_writes(
-    row: RunRow, *, at: datetime, runner: str, host: str, room: int
+    row: RunRow, *, at: datetime, runner: str, host: str, room: int, claims: bool = False
 ) -> tuple[Write, ...]:
-    """What takes a queued run out of the queue. `room`: its workflow's limit of active runs.
+    """What takes a queued run out of the queue. `room`: its workflow's limit of active runs;
+    `claims`: it claims something besides.
 
     Written, they raise Busy when there is no room and Conflict when the run is no longer queued.
     """
     started = Started(at, host, runner)
     new = row._replace(status=RunStatus.RUNNING, started_at=at, seq=row.seq + 1)
     return (
-        RequireRoom(row.repository, row.workflow, (RunStatus.RUNNING,), room),
+        RequireRoom(row.repository, row.workflow, ACTIVE, room),
+        *((RequireClaims(row.run),) if claims else ()),
         Append(row.run, row.seq, records(row.run, row.seq, [started]), new),
     )
 

@@ -50,6 +50,7 @@ class House:
     started: list[str] = field(default_factory=list)
     reconciled: list[Reconciled] = field(default_factory=list)
     stopped: list[tuple[str, str]] = field(default_factory=list)  # run, by
+    queues: dict[str, int] = field(default_factory=dict)
     free_bytes: int = 10**12
 
     def __post_init__(self) -> None:
@@ -65,6 +66,8 @@ class House:
             host="here",
             free_bytes=lambda: self.free_bytes,
             min_free_bytes=10**6,
+            stop=self._stop,
+            queues=self.queues,
         )
         self.intake = Intake(
             self.store,

@@ -1,7 +1,7 @@
 """All runs of this process: each admitted run gets a supervisor in one TaskGroup.
 
-Knows which runs it has and ends with them; what a run does is its supervisor's, when a run may
-start is admission's.
+Knows which runs it has and ends with them; a child run lives inside the life of its parent. What a
+run does is its supervisor's, when a run may start is admission's.
 """
 
 from __future__ import annotations
@@ -9,18 +9,24 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
-from runner.engine import journal, workspace
-from runner.engine.events import Launched, Queued
+from runner.engine import carry, journal, workspace
+from runner.engine.children import Caller, ChildExecutor
+from runner.engine.events import ApprovalRefused, Approved, Event, Launched, Started
+from runner.engine.fold import apply
 from runner.engine.history import History, HistoryError
-from runner.engine.journal import UnreadableRecord, given_up_writes
-from runner.engine.parts import Checkout, Observer, Parts, Slots
+from runner.engine.journal import RUN_SCOPE, UnreadableRecord, given_up_writes
+from runner.engine.parts import Checkout, Library, Observer, Parts, Slots
 from runner.engine.state import RunStatus
 from runner.engine.supervisor import Supervisor
+from runner.engine.workspace import Place
 from runner.executors import registry
 from runner.executors.base import Earlier
+from runner.language.model import WorkspaceKind
 from storage.mask import Mask
 from storage.records import RunRow, Write
 from storage.store import Conflict, StorageError, Store
@@ -29,12 +35,28 @@ FIRST_WAIT_S = 1.0  # before a run whose supervisor failed is taken up again; do
 LONGEST_WAIT_S = 300.0
 GIVEN_UP_GRACE_S = 10.0
 LONGEST_STORE_WAIT_S = 10.0  # the disk may have room again soon
+MOST_CHILDREN = 100_000
+HANDED_ON = frozenset({RUN_SCOPE, carry.RETRIED})  # scopes of values that child runs are made with
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 def boot_id() -> str:
     """The kernel's id of this boot: a process of another one is gone."""
     return BOOT_ID.read_text().strip()
+
+
+@dataclass(slots=True)
+class _Life:
+    """A run that is being supervised, and what its child runs get of it."""
+
+    supervisor: Supervisor
+    caller: Caller
+    workspace: Path
+    children: set[asyncio.Task[None]] = field(default_factory=set)
+
+    @property
+    def is_root(self) -> bool:
+        return not self.caller.queued.parent
 
 
 class Engine:
@@ -55,14 +77,18 @@ class Engine:
         checkout: Checkout | None = None,
         max_steps: int = 64,
         observe: Observer | None = None,
+        library: Library | None = None,
     ) -> None:
         """`runs` and `workspaces` are folders for logs and checkouts. Without `checkout`,
-        `workspaces` itself is the workspace of every run."""
+        `workspaces` itself is the workspace of every run. `library` finds sub-workflows."""
         self._runs = runs
         self._workspaces = workspaces
         self._parts = Parts(
             store=store,
-            executors=registry(clock=clock),
+            executors={
+                **registry(clock=clock),
+                "run": ChildExecutor(self, store=store, clock=clock, library=library),
+            },
             clock=clock,
             boot_id=boot_id(),
             slots=Slots(max_steps),
@@ -74,7 +100,7 @@ class Engine:
             checkout=checkout,
             observe=observe,
         )
-        self._supervisors: dict[str, Supervisor] = {}
+        self._lives: dict[str, _Life] = {}
         self._masks: dict[str, Mask] = {}  # of runs that are to be taken up again
         self._waiting: list[str] = []
         self._group: asyncio.TaskGroup | None = None
@@ -85,12 +111,12 @@ class Engine:
     @property
     def running_steps(self) -> int:
         """Processes of steps that are alive now."""
-        return sum(s.running for s in self._supervisors.values())
+        return sum(life.supervisor.running for life in self._lives.values())
 
     @property
     def supervised(self) -> frozenset[str]:
-        """Runs that this process has and that are not over."""
-        return frozenset(self._supervisors)
+        """Root runs that this process has and that are not over."""
+        return frozenset(run for run, life in self._lives.items() if life.is_root)
 
     async def run_forever(self) -> None:
         """Own the supervisors until cancelled; then the processes are left alive."""
@@ -102,7 +128,7 @@ class Engine:
 
     def supervise(self, run: str) -> None:
         """Take an admitted run up; nothing if it is taken up already or the engine closed."""
-        if self._closed or run in self._supervisors:
+        if self._closed or run in self._lives:
             return
         if self._group is None:
             self._waiting.append(run)
@@ -110,10 +136,18 @@ class Engine:
         self._group.create_task(self._guarded(run), name=f"run {run}")
 
     async def _guarded(self, run: str) -> None:
-        """Supervise a run; if that fails, take it up again like a run of an earlier process."""
-        import structlog  # here: it loads rich, and `dagmill run` never comes this way
+        row = await self._persistently(run)
+        if row is not None:
+            import structlog  # here: it loads rich, and `dagmill run` never comes this way
 
-        log = structlog.get_logger(__name__)
+            facts = {"status": row.status, "reason": row.reason}
+            structlog.get_logger(__name__).info(
+                "run_finished", run=run, workflow=row.workflow, **facts
+            )
+
+    async def _persistently(self, run: str) -> RunRow | None:
+        """Supervise a run; if that fails, take it up again like a run of an earlier process. None:
+        it cannot be read."""
         wait_s = FIRST_WAIT_S
         while True:
             try:
@@ -121,35 +155,35 @@ class Engine:
             except (HistoryError, UnreadableRecord) as error:
                 if await self._give_up(run, error):
                     self._masks.pop(run, None)
-                    return
+                    return None
                 await asyncio.sleep(wait_s)
             except StorageError as error:
-                log.warning("run_waits", run=run, problem=str(error), retry_s=wait_s)
+                _log().warning("run_waits", run=run, problem=str(error), retry_s=wait_s)
                 await asyncio.sleep(wait_s)
                 wait_s = min(2 * wait_s, LONGEST_STORE_WAIT_S)
-            except Exception:
-                # the loop's edge: one run that cannot go on must not take the others with it
-                log.exception("run_crashed", run=run, retry_s=wait_s)
+            except Exception:  # noqa: BLE001 (the loop's edge)
+                # one run that cannot go on must not take the others with it
+                _log().exception("run_crashed", run=run, retry_s=wait_s)
                 await asyncio.sleep(wait_s)
                 wait_s = min(2 * wait_s, LONGEST_WAIT_S)
             else:
                 self._masks.pop(run, None)
-                facts = {"status": row.status, "reason": row.reason}
-                log.info("run_finished", run=run, workflow=row.workflow, **facts)
-                return
+                return row
 
     async def _give_up(self, run: str, error: Exception) -> bool:
         """Fail a run whose facts or definition cannot be read: left alone it would hold a place of
         its workflow for ever. What a newer version wrote is left to that version. False: not now,
         the store takes no writes."""
-        import structlog
-
-        log = structlog.get_logger(__name__)
-        log.error("run_not_resumed", run=run, problem=str(error))
+        _log().error("run_not_resumed", run=run, problem=str(error))
         if isinstance(error, UnreadableRecord):
             return True
         try:
             await self._end_launches(run)
+            for child in await self._parts.store.runs(
+                parent=run, statuses=journal.ACTIVE, limit=MOST_CHILDREN
+            ):
+                if not await self._give_up(child.run, HistoryError(f"its parent: {error}")):
+                    return False
             row = await self._parts.store.run(run)
             if row is not None and row.finished_at is None:
                 at = self._parts.clock()
@@ -164,7 +198,12 @@ class Engine:
     async def _end_launches(self, run: str) -> None:
         """End what runs of a run whose definition, and so its steps, cannot be read any more."""
         executor = self._parts.executor
-        folder = workspace.run_folder(self._runs, run)
+        row = await self._parts.store.run(run)
+        root = ""
+        while row is not None and row.parent:
+            root = row.parent
+            row = await self._parts.store.run(root)
+        folder = workspace.run_folder(self._runs, run, root=root)
         for record in await self._parts.store.events(run):
             event = journal.event(record)
             if isinstance(event, Launched) and event.boot_id == self._parts.boot_id:
@@ -174,55 +213,128 @@ class Engine:
 
     async def complete(self, run: str) -> RunRow:
         """Supervise a run to its end in the caller's own task and return its final head."""
-        history = await History.read(self._parts.store, run)
-        folder = workspace.run_folder(self._runs, run)
-        place = self._workspaces
-        if self._parts.checkout is not None:
-            place = workspace.workspace_folder(self._workspaces, run)
-        supervisor = Supervisor(
-            history,
-            parts=self._parts,
-            folder=folder,
-            workspace=place,
-            make_workspace=self._maker(history, place),
-        )
-        self._supervisors[run] = supervisor
+        life = self._begin(await History.read(self._parts.store, run))
+        supervisor = life.supervisor
+        self._lives[run] = life
         self._idle.clear()
         try:
-            row = await supervisor.supervise()
+            return await supervisor.supervise()
         finally:
-            del self._supervisors[run]
+            if life.children:  # which were told to leave
+                await asyncio.wait(life.children)
+            del self._lives[run]
             self._masks[run] = supervisor.mask  # its logs may be read before it is taken up again
-            if not self._supervisors:
+            if not self._lives:
                 self._idle.set()
+
+    def _begin(self, history: History) -> _Life:
+        queued, parts = history.queued, self._parts
+        started = next(event for event in history.events if isinstance(event, Started))
+        parent = self._lives[queued.parent] if queued.parent else None
+        if parent is not None:
+            parts = replace(parts, mask=parent.supervisor.mask)  # it may be given what is secret
+        folder = workspace.run_folder(self._runs, history.run, root=queued.root)
+        place = self._place(history, parent, folder)
+
+        async def make() -> str:
+            if queued.retry_of and parent is None:
+                workspace.take_over_children(self._workspaces, queued.retry_of, history.run)
+            note = await place.prepare()
+            if note:
+                folder.mkdir(parents=True, exist_ok=True)
+                with (folder / "log").open("a") as log:
+                    log.write(f"{note}\n")
+            return note
+
+        supervisor = Supervisor(
+            history,
+            parts=parts,
+            folder=folder,
+            workspace=place.folder,
+            make_workspace=None if place.make is None else make,
+        )
+        own = {key: value for key, value in history.values.items() if key[0] in HANDED_ON}
+        caller = Caller(history.run, history.workflow, queued, started, own)
+        return _Life(supervisor, caller, place.folder)
+
+    def _place(self, history: History, parent: _Life | None, folder: Path) -> Place:
+        """Where the steps of a run begin."""
+        queued, kind = history.queued, history.workflow.workspace.kind
+        checkout = self._parts.checkout
+        if parent is not None and kind is WorkspaceKind.SHARED:
+            return Place(parent.workspace)
+        if checkout is None:
+            if kind is WorkspaceKind.NONE:
+                return Place(folder / "workspace", _make_empty)
+            return Place(self._workspaces)
+        before = None
+        if queued.retry_of:
+            before = self._workspaces / queued.retry_of
+            if queued.root:
+                before = workspace.workspaces_below(self._workspaces, queued.root) / queued.retry_of
+        where = workspace.workspace_folder(self._workspaces, history.run, root=queued.root)
+        if kind is WorkspaceKind.NONE:
+            return Place(where, _make_empty, before)
+        return Place(where, lambda to: checkout(queued.repository, queued.commit, to), before)
+
+    # What child runs need of it
+
+    def caller(self, run: str) -> Caller:
+        return self._lives[run].caller
+
+    def adopt(self, run: str, work: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
+        life = self._lives[run]
+        task = asyncio.get_running_loop().create_task(_awaited(work), name=f"child of {run}")
+        life.children.add(task)
+        task.add_done_callback(life.children.discard)
+        return task
+
+    async def complete_child(self, run: str) -> RunRow:
+        row = await self._persistently(run)
+        while row is None:
+            row = await self._parts.store.run(run)
+            if row is not None and row.finished_at is None:
+                await asyncio.Event().wait()  # a newer version knows how it goes on
         return row
 
-    def _maker(self, history: History, place: Path) -> Callable[[], Awaitable[None]] | None:
-        """What makes the run's workspace; None where it is there already."""
-        checkout, queued = self._parts.checkout, history.events[0]
-        if checkout is None or not isinstance(queued, Queued):
-            return None
-
-        async def make() -> None:
-            if place.exists():  # of an earlier process that did not get to its end
-                await asyncio.to_thread(workspace.remove, place)
-            await checkout(queued.repository, queued.commit, place)
-
-        return make
+    async def request(self, run: str, event: Event) -> bool:
+        """Record what somebody asks of a run that has begun: durable when this returns. False: it
+        does not matter to the run, which is over, or has another step or none that waits."""
+        while True:
+            life = self._lives.get(run)
+            if life is not None and await life.supervisor.request(event):
+                return True
+            row = await self._parts.store.run(run)
+            if row is None or row.status not in journal.ACTIVE:
+                return False
+            # nobody has it just now, or it asked for what cannot be
+            state = (await History.read(self._parts.store, run)).state()
+            if isinstance(event, Approved | ApprovalRefused) and (
+                state.index.get(event.step) not in state.waiting
+            ):
+                return False
+            after = state.seq
+            apply(state, event)
+            new = journal.records(run, after, [event])
+            with suppress(Conflict):
+                await self._parts.store.append(
+                    run, after=after, records=new, head=journal.head(run, state)
+                )
+                return True
 
     def stop(self, run: str, by: str) -> bool:
         """Ask a supervised run to stop, a second time to be killed. False: it is not here."""
-        supervisor = self._supervisors.get(run)
-        if supervisor is None:
+        life = self._lives.get(run)
+        if life is None:
             return False
-        supervisor.request_stop(by)
+        life.supervisor.request_stop(by)
         return True
 
     def mask_of(self, run: str) -> Mask:
         """What hides the secrets in a run's growing logs; those of ended steps are scrubbed."""
-        supervisor = self._supervisors.get(run)
-        if supervisor is not None:
-            return supervisor.mask
+        life = self._lives.get(run)
+        if life is not None:
+            return life.supervisor.mask
         return self._masks.get(run, self._parts.mask)
 
     def close(self) -> None:
@@ -242,8 +354,8 @@ class Engine:
     async def end_steps(self, *, timeout_s: float) -> None:
         """End the running steps but not their runs, which a later start goes on with."""
         for kill in (False, True):
-            for supervisor in self._supervisors.values():
-                supervisor.interrupt(kill=kill)
+            for life in self._lives.values():
+                life.supervisor.interrupt(kill=kill)
             if await self.until_idle(timeout_s):
                 return
 
@@ -260,3 +372,17 @@ class Engine:
             async with asyncio.timeout(timeout_s):
                 await self._idle.wait()
         return self._idle.is_set()
+
+
+async def _make_empty(folder: Path) -> None:
+    folder.mkdir()  # noqa: ASYNC240 (one call, and quick)
+
+
+async def _awaited(work: Callable[[], Awaitable[None]]) -> None:
+    await work()
+
+
+def _log() -> Any:
+    import structlog  # here: it loads rich, which `dagmill run` seldom needs
+
+    return structlog.get_logger(__name__)

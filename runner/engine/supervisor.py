@@ -73,7 +73,8 @@ class Fact(NamedTuple):
 
 class Supervisor:
     """Takes one admitted run to its end. `supervise` is called once. `make_workspace` makes the
-    workspace anew or takes it over; None: it is there already."""
+    workspace anew or takes it over, and says what a person should know of it; None: it is there
+    already."""
 
     def __init__(
         self,
@@ -82,7 +83,7 @@ class Supervisor:
         parts: Parts,
         folder: Path,
         workspace: Path,
-        make_workspace: Callable[[], Awaitable[None]] | None = None,
+        make_workspace: Callable[[], Awaitable[str]] | None = None,
     ) -> None:
         self.run = history.run
         self._parts = parts
@@ -93,6 +94,7 @@ class Supervisor:
         )
         self._workspace = workspace
         self._make_workspace = make_workspace
+        self._note = ""  # about the workspace
         self._inbox: list[Fact] = []
         self._wake = asyncio.Event()
         self._executions: dict[Name, Execution] = {}
@@ -650,7 +652,7 @@ class Supervisor:
     async def _make_place(self) -> None:
         """The workspace, and the files that every step sees."""
         if self._make_workspace is not None:
-            await self._make_workspace()
+            self._note = await self._make_workspace() or self._note
         self._attempts.lay_out()
 
     def _prepared_run(self, now: datetime, found: RunScope, verdict: Verdict) -> Fact:
@@ -659,7 +661,7 @@ class Supervisor:
             now,
             None,
             verdict.met,
-            verdict.reason,
+            verdict.reason or self._note,
             verdict.error,
             params=self._attempts.masked_params(),
         )

@@ -20,6 +20,7 @@ MOST_SHOWN = 10
 """Of a longer circle so many workflows are named."""
 
 _MOST_CIRCLES = 3  # told of one file
+_MOST_TOLD = 3  # times the number of files: the documents of all circles that are looked at
 
 
 @dataclass(slots=True)
@@ -96,17 +97,23 @@ def _warn(found: Findings, entry: Entry, call: Call, message: str) -> None:
 
 
 def _judge(graph: _Graph, why: str, *, entries: Mapping[str, Entry], found: Findings) -> None:
+    told = 0
     for circle in graph.circles():
+        told += len(circle)
+        if told > _MOST_TOLD * max(len(entries), 100):
+            return  # of a hostile repository; what is left is refused when it runs
         for n, document in enumerate(circle):
-            following = circle[(n + 1) % len(circle)]
-            call = graph.calls[document, following]
+            call = graph.calls[document, circle[(n + 1) % len(circle)]]
             path = entries[file_of(call.caller)].path
             known = found.problems.get(path, ())
             if len(known) < _MOST_CIRCLES:
-                message = f"{_shown([*circle[n:], *circle[:n]])} is a circle: {why} without end"
+                message = f"{_shown(circle, n)} is a circle: {why} without end"
                 found.problems[path] = (*known, Problem(path, call.line, call.column, message))
 
 
-def _shown(circle: Sequence[str]) -> str:
-    names = [*circle[:MOST_SHOWN], "…"] if len(circle) > MOST_SHOWN else circle
-    return " → ".join([*names, circle[0]])
+def _shown(circle: Sequence[str], first: int) -> str:
+    size = len(circle)
+    names = [circle[(first + n) % size] for n in range(min(size, MOST_SHOWN))]
+    if size > MOST_SHOWN:
+        names.append("…")
+    return " → ".join([*names, circle[first]])

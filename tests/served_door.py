@@ -62,11 +62,14 @@ class World:
     is_ready: bool = False
     mask: Mask = field(default_factory=Mask)
 
-    def log_file(self, run: str, step: str, attempt: int) -> Path:
-        return self.logs / f"{run}-{step}-{attempt}.log"
+    def log_file(self, run: str, step: str, attempt: int, item: int | None = None) -> Path:
+        of = "" if item is None else f"-{item}"
+        return self.logs / f"{run}-{step}{of}-{attempt}.log"
 
-    async def log_paths(self, run: str, step: str, attempt: int | None) -> tuple[Path, ...]:
-        out = self.log_file(run, step, attempt or 1)
+    async def log_paths(
+        self, run: str, step: str, attempt: int | None, item: int | None
+    ) -> tuple[Path, ...]:
+        out = self.log_file(run, step, attempt or 1, item)
         return out, out.with_suffix(".err")
 
 

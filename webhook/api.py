@@ -9,19 +9,17 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from difflib import get_close_matches
 
-from pydantic import ValidationError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from runner.control import catalog, intake
-from runner.engine import summary
-from runner.engine.events import Launched
+from runner.engine import log_files, summary
 from runner.engine.history import History, HistoryError
 from runner.language import params
-from runner.language.model import Param
+from runner.language.model import Param, Step
 from storage.records import DefinitionRow, RepositoryRow
-from webhook import log_stream, schemas
+from webhook import log_stream, run_requests, schemas
 from webhook.body import read_capped
 from webhook.doors import Doors, ScheduleLine
 from webhook.edge import note
@@ -39,7 +37,9 @@ def routes(doors: Doors) -> list[Route]:
             try:
                 return await endpoints[method](doors, request)
             except schemas.BadDocument as error:
-                raise Problem(400, str(error), place=error.place, value=error.value) from error
+                raise Problem(
+                    400, str(error), place=error.place, value=error.value, remedy=error.remedy
+                ) from error
 
         return Route(f"/api/v1/{path}", call, methods=list(endpoints))
 
@@ -47,6 +47,9 @@ def routes(doors: Doors) -> list[Route]:
         route("runs", GET=_list_runs, POST=_start_run),
         route("runs/{run}", GET=_show_run),
         route("runs/{run}/log", GET=_log),
+        route("runs/{run}/stop", POST=run_requests.stop),
+        route("runs/{run}/retry", POST=run_requests.retry),
+        route("runs/{run}/approve", POST=run_requests.approve),
         route("workflows", GET=_workflows),
         route("repositories", GET=_repositories),
         route("triggers", GET=_triggers),
@@ -61,15 +64,8 @@ async def _version(doors: Doors, request: Request) -> Response:
 async def _start_run(doors: Doors, request: Request) -> Response:
     """201 with the run; the same Idempotency-Key answers the same run again."""
     body = await read_capped(request, MAX_BODY_BYTES)
-    asked = _asked(schemas.decode_json(body))
-    key = request.headers.get("idempotency-key")
-    if key is not None and not 0 < len(key) <= 200:
-        raise Problem(
-            400,
-            "an Idempotency-Key has 1 to 200 characters",
-            place="header Idempotency-Key",
-            value=key,
-        )
+    asked = schemas.read(schemas.StartRun, schemas.decode_json(body))
+    key = run_requests.idempotency_key(request)
     given = _params(asked)
     try:
         row = await doors.start(
@@ -81,21 +77,6 @@ async def _start_run(doors: Doors, request: Request) -> Response:
     return JSONResponse(
         schemas.run_document(row), 201, headers={"Location": f"/api/v1/runs/{row.run}"}
     )
-
-
-def _asked(document: object) -> schemas.StartRun:
-    try:
-        return schemas.StartRun.model_validate(document)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        place = ".".join(str(part) for part in first["loc"]) or "body"
-        raise Problem(
-            400,
-            f"{place}: {first['msg']}",
-            place=place,
-            remedy='send {"workflow": "ID", "repository": "NAME", "params": {"KEY": "value"}}; '
-            "only workflow is needed",
-        ) from error
 
 
 def _params(asked: schemas.StartRun) -> tuple[Param, ...]:
@@ -126,11 +107,14 @@ def _refusal(error: intake.NotStarted) -> Problem:
 
 
 async def _list_runs(doors: Doors, request: Request) -> Response:
-    query = _query(request, {"workflow", "repository", "status", "commit", "limit", "cursor"})
+    query = _query(
+        request, {"workflow", "repository", "status", "commit", "parent", "limit", "cursor"}
+    )
     statuses = _statuses(request)
     limit = _number(query, "limit", default=50, least=1, most=MAX_LIMIT)
     cursor = query.get("cursor")
     rows = await doors.store.runs(
+        parent=query.get("parent", ""),
         repository=query.get("repository"),
         workflow=query.get("workflow"),
         statuses=statuses or None,
@@ -180,39 +164,79 @@ async def _history(doors: Doors, run: str) -> History:
 
 async def _log(doors: Doors, request: Request) -> Response:
     """The bytes of one attempt's log; with `follow=true` until the attempt is over."""
-    query = _query(request, {"step", "attempt", "offset", "follow"})
-    run, step = request.path_params["run"], query.get("step", "")
+    query = _query(request, {"step", "item", "attempt", "offset", "follow"})
+    run, name = request.path_params["run"], query.get("step", "")
     number = _number(query, "attempt", default=0, least=1, most=10**6) or None
     offset = _number(query, "offset", default=0, least=0, most=2**62)
     follow = query.get("follow", "false")
     if follow not in ("true", "false"):
         raise Problem(400, "follow is true or false", place="query follow", value=follow)
     history = await _history(doors, run)
-    known = [one.name for one in (*history.workflow.steps, *history.workflow.handlers)]
-    if step not in known:
-        raise _no_step(run, step, known=known)
-    attempt = log_stream.attempt_of(history.events, step, number=number)
+    step = _step(history, name)
+    item = _item(query, step, run=run)
+    attempt = log_stream.attempt_of(history.events, name, item=item, number=number)
     if follow == "true":
-        stream = log_stream.follow(doors, run, step=step, attempt=number, offset=offset)
-    elif attempt.number is None or not _was_launched(history, step, attempt.number):
+        stream = log_stream.follow(doors, run, step=name, item=item, attempt=number, offset=offset)
+    elif not _was_launched(history, name, item=item, attempt=attempt.number):
+        of = "" if item is None else f", item {item},"
         raise Problem(
             404,
-            f'step "{step}" of run {run} has no such log: that attempt has not started',
+            f'step "{name}"{of} of run {run} has no such log: that attempt has not started',
             place="query attempt" if number else "query step",
-            value=str(number or step),
+            value=str(number or name),
             remedy="follow=true waits for it",
         )
     else:
-        paths = await doors.log_paths(run, step, attempt.number)
+        paths = await doors.log_paths(run, name, attempt.number, item)
         stream = log_stream.read(doors, run, paths=paths, offset=offset)
     return StreamingResponse(stream, media_type="text/plain; charset=utf-8")
 
 
-def _was_launched(history: History, step: str, attempt: int) -> bool:
-    return any(
-        isinstance(event, Launched) and (event.step, event.attempt) == (step, attempt)
-        for event in history.events
-    )
+def _was_launched(history: History, step: str, *, item: int | None, attempt: int | None) -> bool:
+    if attempt is None:
+        return False
+    if log_files.newest_launch(history.events, step, item=item, attempt=attempt) is not None:
+        return True
+    carried = log_files.carried_result(history.events, step, item=item)
+    return carried is not None and carried.attempt == attempt
+
+
+def _item(query: dict[str, str], step: Step, *, run: str) -> int | None:
+    """Which item's log is wanted; None where the step has none."""
+    if step.run is not None:
+        raise Problem(
+            404,
+            f'step "{step.name}" runs another workflow, whose run has the logs',
+            place="query step",
+            value=step.name,
+            remedy=f"GET /api/v1/runs?parent={run} lists it",
+        )
+    if step.parallel is None and "item" in query:
+        raise Problem(
+            400,
+            f'step "{step.name}" has no items',
+            place="query item",
+            value=query["item"],
+            remedy="leave item out",
+        )
+    if step.parallel is None:
+        return None
+    if "item" not in query:
+        raise Problem(
+            400,
+            f'step "{step.name}" runs once for each item of a list; say which one is meant',
+            place="query item",
+            remedy="item=0 is the first",
+        )
+    return _number(query, "item", default=0, least=0, most=10**6)
+
+
+def _step(history: History, name: str) -> Step:
+    steps = (*history.workflow.steps, *history.workflow.handlers)
+    for step in steps:
+        if step.name == name:
+            return step
+    raise _no_step(history.run, name, known=[step.name for step in steps])
 
 
 def _no_step(run: str, step: str, *, known: list[str]) -> Problem:

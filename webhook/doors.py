@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
 from runner.language.model import Param
 from storage.mask import Mask
@@ -63,6 +63,33 @@ class StartByHand(Protocol):
     ) -> RunRow: ...
 
 
+LogPaths = Callable[[str, str, int | None, int | None], Awaitable[Sequence[Path]]]
+
+
+class Requests(Protocol):
+    """What a person or a program asks of a run that exists. Each returns when the request is a
+    fact of the run, and raises a `RequestRefused` whose message is meant for the caller."""
+
+    async def stop(self, run: str, *, by: str) -> RunRow:
+        """Stop it; a second call kills."""
+
+    async def retry(
+        self,
+        run: str,
+        *,
+        from_step: str | None,
+        all_steps: bool,
+        actor: str,
+        request: str | None,
+    ) -> RunRow:
+        """The new run. A second call with the same `request` answers the run of the first."""
+
+    async def approve(
+        self, run: str, *, step: str | None, agreed: bool, by: str, comment: str
+    ) -> RunRow:
+        """Let the step go on, or refuse it; `step` None: the only one that waits."""
+
+
 @dataclass(frozen=True)
 class Doors:
     """What the app may use.
@@ -70,8 +97,8 @@ class Doors:
     `hook_secrets`: repository → its secrets, more than one while they are rotated; none: hooks
     are refused. `repositories`: name → URL, path or `owner/name`. `nudge(repository)` means
     "look now" and may be called at any time, any number of times. `log_paths(run, step,
-    attempt)`: the files with the attempt's output (attempt None: the newest), one or, where stdout
-    is by itself, stdout and stderr; they need not exist.
+    attempt, item)`: the files with the output of an attempt (None: the newest) of a step or an item
+    of it, one or, where stdout is by itself, stdout and stderr; they need not exist.
     `hosts`: names that a Host header may hold, without port. `closing` is set when the service
     stops: open streams end at once. `own_refs`: full refs that only this service pushes.
     `mask(run)`: what hides the secrets of a run that goes on, whose logs are not scrubbed yet; the
@@ -85,7 +112,7 @@ class Doors:
     repositories: Mapping[str, str]
     nudge: Callable[[str], None]
     start: StartByHand
-    log_paths: Callable[[str, str, int | None], Awaitable[Sequence[Path]]]
+    log_paths: LogPaths
     schedules: Callable[[], Sequence[ScheduleLine]]
     hosts: tuple[str, ...]
     version: str
@@ -93,4 +120,5 @@ class Doors:
     closing: asyncio.Event = field(default_factory=asyncio.Event)
     mask: Callable[[str], Mask] = field(default=lambda run: Mask())
     own_refs: frozenset[str] = frozenset({"refs/heads/dagmill/status"})
+    requests: Requests = cast(Requests, None)
     max_hook_bytes: int = 5 * 1024 * 1024

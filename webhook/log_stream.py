@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from runner.engine import journal
-from runner.engine.events import Cancelled, Ended, Event, Finished, Launched, Skipped
+from runner.engine import journal, log_files
+from runner.engine.events import Cancelled, Ended, Event, Finished, Skipped
 from storage.mask import Mask, MaskStream
 from webhook.doors import Doors
 
@@ -27,23 +27,40 @@ LOOK_S = 0.2  # how late a follower may see new output
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """Where an attempt of a step stands. `number` None: none was launched yet."""
+    """Where an attempt of a step or item stands. `number` None: none was launched yet."""
 
     number: int | None
     over: bool  # its log does not grow any more
 
 
-def attempt_of(events: Sequence[Event], step: str, *, number: int | None) -> Attempt:
-    """The attempt `number` of `step`, or its newest one."""
+def attempt_of(
+    events: Sequence[Event], step: str, *, item: int | None = None, number: int | None
+) -> Attempt:
+    """The attempt `number` of `step`, or of an item of it, or the newest one."""
+    unit = (step, item)
     run_over = any(isinstance(e, Finished) for e in events)
     if number is None:
-        launched = [e.attempt for e in events if isinstance(e, Launched) and e.step == step]
-        number = max(launched, default=None)
+        launched = log_files.newest_launch(events, step, item=item)
+        number = launched.attempt if launched is not None else None
+    if number is None and (carried := log_files.carried_result(events, step, item=item)):
+        return Attempt(carried.attempt or None, over=True)
     if number is None:
-        never = any(isinstance(e, Skipped | Cancelled | Ended) and e.step == step for e in events)
+        never = any(_ended(e) == unit or _passed_over(e) == step for e in events)
         return Attempt(None, over=run_over or never)
-    ended = any(isinstance(e, Ended) and (e.step, e.attempt) == (step, number) for e in events)
+    ended = any(_ended(e) == unit and _attempt(e) == number for e in events)
     return Attempt(number, over=run_over or ended)
+
+
+def _ended(event: Event) -> tuple[str, int | None] | None:
+    return (event.step, event.item) if isinstance(event, Ended) else None
+
+
+def _attempt(event: Event) -> int | None:
+    return event.attempt if isinstance(event, Ended) else None
+
+
+def _passed_over(event: Event) -> str | None:
+    return event.step if isinstance(event, Skipped | Cancelled) else None
 
 
 async def events_of(doors: Doors, run: str) -> list[Event]:
@@ -78,7 +95,13 @@ def _size(path: Path) -> int:
 
 
 async def follow(
-    doors: Doors, run: str, *, step: str, attempt: int | None, offset: int
+    doors: Doors,
+    run: str,
+    *,
+    step: str,
+    item: int | None = None,
+    attempt: int | None,
+    offset: int,
 ) -> AsyncIterator[bytes]:
     """Like `read`, and on until the attempt is over; waits for it where it was not launched.
 
@@ -91,10 +114,11 @@ async def follow(
         while not doors.closing.is_set():
             changed.clear()
             # Asked before the file is read: what was written before the end is then read too.
-            now = attempt_of(await events_of(doors, run), step, number=attempt)
+            events = await events_of(doors, run)
+            now = attempt_of(events, step, item=item, number=attempt)
             attempt = now.number
             if not files and attempt is not None:
-                paths = await doors.log_paths(run, step, attempt)
+                paths = await doors.log_paths(run, step, attempt, item)
                 files = [(path, _Log(0 if i else offset)) for i, path in enumerate(paths)]
             while True:
                 for path, log in files:

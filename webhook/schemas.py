@@ -12,9 +12,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from runner.language.model import Param
 from runner.language.params import NAME, from_arguments
@@ -35,20 +35,79 @@ RUN_STATUSES = (
 class BadDocument(ValueError):
     """What was sent has the wrong shape: `place` says where, the message what."""
 
-    def __init__(self, place: str, message: str, *, value: str = "") -> None:
+    def __init__(self, place: str, message: str, *, value: str = "", remedy: str = "") -> None:
         super().__init__(message)
         self.place = place
         self.value = value
+        self.remedy = remedy
 
 
-class StartRun(BaseModel):
-    """Body of `POST /api/v1/runs`."""
+class Body(BaseModel):
+    """What a request sends; a key that is not known is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+
+    example: ClassVar[str]
+
+
+class StartRun(Body):
+    """Body of `POST /api/v1/runs`."""
+
+    example = (
+        'send {"workflow": "ID", "repository": "NAME", "params": {"KEY": "value"}}; '
+        "only workflow is needed"
+    )
 
     workflow: str = Field(min_length=1, max_length=500)
     repository: str | None = Field(default=None, min_length=1, max_length=200)
     params: dict[str, Any] | list[Any] | str | None = None
+
+
+class RunRequest(Body):
+    """A request about a run. `by` is who asks, as the sender states it."""
+
+    by: str | None = Field(default=None, min_length=1, max_length=100)
+
+
+class StopRun(RunRequest):
+    """Body of `POST /api/v1/runs/{run}/stop`."""
+
+    example = 'send {"kill": false}, or nothing'
+
+    kill: bool = False
+
+
+class RetryRun(RunRequest):
+    """Body of `POST /api/v1/runs/{run}/retry`."""
+
+    example = 'send {"from": "STEP"} or {"all": true}, or nothing'
+
+    from_step: str | None = Field(default=None, alias="from", min_length=1, max_length=500)
+    all_steps: bool = Field(default=False, alias="all")
+
+
+class ApproveRun(RunRequest):
+    """Body of `POST /api/v1/runs/{run}/approve`."""
+
+    example = 'send {"agreed": true}, or false; "step" and "comment" may be added'
+
+    agreed: bool
+    step: str | None = Field(default=None, min_length=1, max_length=500)
+    comment: str = Field(default="", max_length=2000)
+
+
+_Body = TypeVar("_Body", bound=Body)
+
+
+def read(kind: type[_Body], document: object) -> _Body:
+    """`document`, decoded from JSON, as what a route takes. Raises BadDocument."""
+    try:
+        return kind.model_validate(document)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        place = ".".join(str(part) for part in first["loc"]) or "body"
+        message = f"{place}: {first['msg']}"
+        raise BadDocument(place, message, remedy=kind.example) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +201,7 @@ def run_document(row: RunRow) -> dict[str, object]:
         "started_at": instant(row.started_at),
         "finished_at": instant(row.finished_at),
         "duration_ms": duration_ms,
+        "parent": row.parent,
     }
 
 

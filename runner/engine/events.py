@@ -227,6 +227,17 @@ class Judged:
 
 
 @dataclass(frozen=True, slots=True)
+class ChildWaits:
+    """The child run of a step waits for people and for nothing else, or (`waits` False) goes on."""
+
+    version: ClassVar[int] = 1
+    at: datetime
+    step: str
+    waits: bool
+    item: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Skipped:
     version: ClassVar[int] = 1
     at: datetime
@@ -315,6 +326,7 @@ Event = (
     | Ended
     | JudgingStarted
     | Judged
+    | ChildWaits
     | Skipped
     | Cancelled
     | Carried

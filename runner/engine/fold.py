@@ -19,6 +19,7 @@ from runner.engine.events import (
     Approved,
     Cancelled,
     Carried,
+    ChildWaits,
     Ended,
     Event,
     Finished,
@@ -72,35 +73,40 @@ def apply(state: RunState, event: Event) -> None:
     """Fold one event in."""
     state.seq += 1
     match event:
-        case Queued() | Started() | StopRequested() | RunTimedOut() | Settled() | Finished():
-            _of_run(state, event)
+        case Launched():  # the most frequent ones first: a match tries its cases in order
+            _launched(state, event)
+        case Ended():
+            _ended(state, event)
         case PreparationStarted():
             _preparation_started(state, event)
         case Prepared():
             _prepared(state, event)
         case ApprovalAsked() | Approved() | ApprovalRefused():
             _approval(state, event)
-        case Launched():
-            _launched(state, event)
         case LaunchVoided():
             _launch_voided(state, event)
         case StopSent():
             _stop_sent(state, event)
-        case Ended():
-            _ended(state, event)
         case JudgingStarted():
             key = state.to_judge.popleft()
             _enter(state, state.unit(key), occupies=True)
         case Judged():
             _judged(state, event)
+        case ChildWaits():
+            unit = state.unit_of(event.step, event.item)
+            state.held_up += event.waits - unit.child_waits
+            unit.child_waits = event.waits
         case Skipped() | Cancelled():
             _passed_over(state, event)
         case Carried():
             _carried(state, event)
+        case Queued() | Started() | StopRequested() | RunTimedOut() | Settled() | Finished():
+            _of_run(state, event)
         case _:
             assert_never(event)
     _drop_void(state)
-    _note_waiting(state, event.at)
+    if state.waiting or state.held_up or state.status is RunStatus.WAITING:
+        _note_waiting(state, event.at)
     while state.deadlines and _void(state, state.deadlines[0]):
         heappop(state.deadlines)
 
@@ -143,6 +149,8 @@ def _leave(state: RunState, unit: Unit) -> None:
     if state.running.pop(unit.key, None) is not None:
         state.occupied -= unit.occupies
         unit.occupies = False
+        state.held_up -= unit.child_waits
+        unit.child_waits = False
 
 
 def _offer(state: RunState, step: StepState) -> None:
@@ -319,8 +327,8 @@ def _approval(state: RunState, event: ApprovalAsked | Approved | ApprovalRefused
 def _note_waiting(state: RunState, at: datetime) -> None:
     """Whether the run waits for people and for nothing else; its time limit stands still then."""
     busy = (
-        not state.waiting
-        or state.running
+        not (state.waiting or state.held_up)
+        or len(state.running) > state.held_up
         or state.ready
         or state.ready_runs
         or state.retries

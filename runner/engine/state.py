@@ -99,6 +99,7 @@ class Unit:
     judging: bool = False  # whether there is another execution is being found out
     matched: bool = False  # continueOn.output was found
     occupies: bool = False  # it holds a place among those that run
+    child_waits: bool = False  # its child run waits for people and for nothing else
     active: bool = False  # an item that holds one of its step's maxConcurrent places
     reason: str = ""
     exit_code: int | None = None
@@ -199,6 +200,7 @@ class RunState:
         default_factory=dict
     )  # parallel steps some of whose items began
     waiting: dict[int, None] = field(default_factory=dict)  # steps that wait for a person
+    held_up: int = 0  # of those that run: whose child runs wait for people
     to_judge: deque[Key] = field(default_factory=deque)
     concluding: deque[int] = field(default_factory=deque)  # parallel steps whose items are all over
     next_handlers: deque[int] = field(default_factory=deque)

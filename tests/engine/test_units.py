@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from run_driver import START, Driver, workflow
 
-from runner.engine.events import Carried
+from runner.engine.events import Carried, ChildWaits
 from runner.engine.plan import SIGTERM
 
 FAN = """
@@ -170,6 +170,17 @@ def test_a_skipped_child_run_skips_the_step() -> None:
     run = Driver(workflow("steps:\n  - {name: a, run: child}\n"))
     run.end("a", skipped=True)
     assert run.status("a") == "skipped"
+    assert run.state.status == "succeeded"
+
+
+def test_a_run_waits_with_its_child_run() -> None:
+    run = Driver(workflow("timeoutSec: 100\nsteps: [{name: a, run: child}]\n"))
+    run.fact(ChildWaits(run.now, "a", True))
+    assert run.state.status == "waiting"
+    run.wait(1000)
+    run.fact(ChildWaits(run.now, "a", False))
+    assert (run.state.status, run.state.timed_out) == ("running", None)
+    run.end("a")
     assert run.state.status == "succeeded"
 
 

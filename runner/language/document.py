@@ -14,7 +14,7 @@ from pydantic.alias_generators import to_camel
 from pydantic_core import ErrorDetails
 
 from runner.language.entries import CONFIGS, Entry, ExecutorEntry, StepEntry, WorkflowEntry
-from runner.language.faults import Fault, Place, did_you_mean, quoted
+from runner.language.faults import MEANT, Fault, Place, did_you_mean, quoted
 from runner.language.kinds import shown
 from runner.language.source import Data, camel
 
@@ -36,8 +36,8 @@ def read(data: Data) -> tuple[WorkflowEntry | None, list[Fault]]:
         return WorkflowEntry.model_validate(data), []
     except ValidationError as error:
         details = error.errors(include_url=False)
-    faults = [_fault(detail, data) for detail in details[: MAX_FAULTS + 1]]
-    if len(faults) > MAX_FAULTS:
+    faults = _faults(details[: MAX_FAULTS + 1], data)
+    if len(details) > MAX_FAULTS:
         return None, faults
     return _without(faults, data), faults
 
@@ -65,9 +65,24 @@ def is_command_key(key: str) -> bool:
     return spelled in _COMMAND_KEYS or spelled not in fields
 
 
+def _faults(details: list[ErrorDetails], data: Data) -> list[Fault]:
+    """A key that is missing only because it is misspelled is told once."""
+    faults = [_fault(detail, data) for detail in details]
+    misspelled = {
+        (fault.place[:-1], fault.message.rpartition(MEANT)[2].removesuffix('"?'))
+        for fault, detail in zip(faults, details, strict=True)
+        if detail["type"] == "extra_forbidden"
+    }
+    return [
+        fault
+        for fault, detail in zip(faults, details, strict=True)
+        if detail["type"] != "missing" or (fault.place, _place(detail["loc"])[-1]) not in misspelled
+    ]
+
+
 def _fault(detail: ErrorDetails, data: Data) -> Fault:
     place = _place(detail["loc"])
-    key = next((quoted(name) for name in reversed(place) if isinstance(name, str)), "the value")
+    key = _label(place, data)
     match detail["type"]:
         case "extra_forbidden":
             return _unknown(place, data)
@@ -75,7 +90,7 @@ def _fault(detail: ErrorDetails, data: Data) -> Fault:
             message = str(detail["ctx"]["error"])
             return Fault(place, message if message.startswith('"') else f"{key} {message}")
         case "missing":
-            return Fault(place[:-1], f"{key} is missing")
+            return Fault(place[:-1], f"{quoted(str(place[-1]))} is missing")
         case "model_type" | "model_attributes_type" | "dict_type":
             if place and place[0] == "steps" and len(place) == 2:
                 return Fault(place, "a step must be a map of keys such as `command: make`")
@@ -84,6 +99,18 @@ def _fault(detail: ErrorDetails, data: Data) -> Fault:
             return Fault(place, f"{key} must be a list, not {shown(detail.get('input'))}")
         case _:
             return Fault(place, f"{key}: {detail['msg']}")
+
+
+def _label(place: Place, data: Data) -> str:
+    """The last key on the way to `place` that the file has: `parallel: [a]` has no "items"."""
+    label: str | None = None
+    node = data
+    for part in place:
+        key = _key_in(node, part)
+        if key is not None:
+            node = node[key]
+            label = part if isinstance(part, str) else label
+    return quoted(label) if label is not None else "the value"
 
 
 def _place(loc: tuple[str | int, ...]) -> Place:

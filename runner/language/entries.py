@@ -351,7 +351,7 @@ class StepEntry(Entry):
     )
     run: Filled | None = None
     params: Declarations | None = None
-    parallel: Annotated[ParallelEntry, BeforeValidator(_as_parallel), Form("parallel")] | None = (
+    parallel: Annotated[ParallelEntry | None, BeforeValidator(_as_parallel), Form("parallel")] = (
         None
     )
     approval: Annotated[ApprovalEntry | None, BeforeValidator(_as_approval), Form("approval")] = (

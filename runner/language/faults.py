@@ -14,6 +14,7 @@ from itertools import islice
 
 Place = tuple[str | int, ...]
 
+MEANT = '; did you mean "'
 # Comparing with thousands of step names would take seconds for a file that has many mistakes.
 _MAX_DIFFERENCE = 6
 _MAX_CANDIDATES = 600
@@ -58,7 +59,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     similar = (k for k in known if abs(len(k) - length) <= _MAX_DIFFERENCE)
     squashed = {_squash(k): k for k in islice(similar, _MAX_CANDIDATES)}
     near = difflib.get_close_matches(_squash(word[:100]), squashed, n=1, cutoff=0.6)
-    return f'; did you mean "{squashed[near[0]]}"?' if near else ""
+    return f'{MEANT}{squashed[near[0]]}"?' if near else ""
 
 
 def _squash(word: str) -> str:

@@ -112,8 +112,8 @@ def _one_thing_runs(entry: StepEntry, name: str, place: Place, faults: Faults) -
             message = '"executor" has no meaning where "run" starts a workflow; remove one of them'
             faults.add((*place, "executor"), message, on_key=True)
         _check_items_as_params(entry, place, faults)
-    else:
-        _only_of_run(entry, place, faults)
+        return
+    _only_of_run(entry, place, faults)
     if executor is not None and not is_process:
         _check_executor(entry, executor, name, place=place, faults=faults)
     elif not given and entry.approval is None:

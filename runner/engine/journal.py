@@ -69,6 +69,7 @@ _TYPES: dict[str, type[Event]] = {
         ev.Ended,
         ev.JudgingStarted,
         ev.Judged,
+        ev.ChildWaits,
         ev.Skipped,
         ev.Cancelled,
         ev.Carried,

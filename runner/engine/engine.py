@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -252,6 +253,7 @@ class Engine:
             folder=folder,
             workspace=place.folder,
             make_workspace=None if place.make is None else make,
+            tell_waits=None if parent is None else partial(_tell_waits, parent, queued),
         )
         own = {key: value for key, value in history.values.items() if key[0] in HANDED_ON}
         caller = Caller(history.run, history.workflow, queued, started, own)
@@ -376,6 +378,10 @@ class Engine:
 
 async def _make_empty(folder: Path) -> None:
     folder.mkdir()  # noqa: ASYNC240 (one call, and quick)
+
+
+def _tell_waits(parent: _Life, child: Queued, waits: bool) -> None:
+    parent.supervisor.note_child_waits(child.parent_step, child.parent_item, waits=waits)
 
 
 async def _awaited(work: Callable[[], Awaitable[None]]) -> None:

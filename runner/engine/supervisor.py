@@ -20,6 +20,7 @@ from runner.engine.evaluation import end_evaluations, evaluate
 from runner.engine.events import (
     ApprovalRefused,
     Approved,
+    ChildWaits,
     Ended,
     Event,
     Finished,
@@ -38,7 +39,7 @@ from runner.engine.journal import head, records
 from runner.engine.parts import Parts
 from runner.engine.postponed import Postponed
 from runner.engine.scope import Evaluated, Evaluation, RunScope, ScopeError, Verdict
-from runner.engine.state import SIGKILL, Preparation, StepStatus, Unit
+from runner.engine.state import SIGKILL, Preparation, RunStatus, StepStatus, Unit
 from runner.executors.base import Earlier, Execution, Outcome, Task, Void, is_passing
 from storage.git_errors import NoRoom
 from storage.mask import Mask
@@ -84,6 +85,7 @@ class Supervisor:
         folder: Path,
         workspace: Path,
         make_workspace: Callable[[], Awaitable[str]] | None = None,
+        tell_waits: Callable[[bool], None] | None = None,
     ) -> None:
         self.run = history.run
         self._parts = parts
@@ -108,6 +110,8 @@ class Supervisor:
         self._said: dict[tuple[str, str, str], float] = {}  # problem → loop time to say it again
         self._interrupt: Literal["", "stop", "kill"] = ""
         self._over = False
+        self._tell_waits = tell_waits
+        self._told_waits = False
 
     @property
     def running(self) -> int:
@@ -144,6 +148,7 @@ class Supervisor:
         try:
             if self._begun_before:
                 await self._take_up()
+                self._tell_parent()
             while not self._state.final:
                 if not await self._turn():
                     await self._wait()
@@ -191,6 +196,9 @@ class Supervisor:
         attempts, state = self._attempts, self._state
         attempts.recall(self._earlier, boot_id=self._parts.boot_id)
         begun = list(state.running.values())
+        for unit in begun:
+            if unit.child_waits:  # if it still does, it says so again
+                self.note_child_waits(unit.step.name, unit.item, waits=False)
         running = [unit for unit in begun if unit.status is StepStatus.RUNNING]
         if all(launched.boot_id != self._parts.boot_id for launched in self._earlier):
             await self._mend_files()
@@ -327,11 +335,23 @@ class Supervisor:
         if self._parts.observe is not None:
             self._parts.observe(self._state, new)
         self._interrupt = ""
+        self._tell_parent()
         for fact in arrived:
             fact.settle(recorded=True)
         for effect in effects:
             effect()
         return True
+
+    def _tell_parent(self) -> None:
+        """A run waits for people as long as all that it runs does."""
+        waits = self._state.status is RunStatus.WAITING
+        if waits is not self._told_waits and self._tell_waits is not None:
+            self._told_waits = waits
+            self._tell_waits(waits)
+
+    def note_child_waits(self, step: str, item: int | None, *, waits: bool) -> None:
+        """The child run of a step waits for people, or goes on."""
+        self._deliver(Fact(ChildWaits(self._parts.clock(), step, waits, item)))
 
     def _outdated(self, event: Event) -> bool:
         """What was evaluated comes too late if its step was cancelled; nobody is asked twice."""
@@ -342,6 +362,10 @@ class Supervisor:
                 return self._state.unit_of(step, event.item).final
             case Approved() | ApprovalRefused():
                 return self._state.index.get(event.step) not in self._state.waiting
+            case ChildWaits():
+                unit = self._state.unit_of(event.step, event.item)
+                running = unit.status is StepStatus.RUNNING
+                return not running or unit.child_waits is event.waits
             case _:
                 return False
 

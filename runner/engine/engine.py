@@ -17,7 +17,7 @@ from typing import Any
 
 from runner.engine import carry, journal, workspace
 from runner.engine.children import Caller, ChildExecutor
-from runner.engine.events import ApprovalRefused, Approved, Event, Launched, Started
+from runner.engine.events import ApprovalRefused, Approved, Event, Launched, Queued, Started
 from runner.engine.fold import apply
 from runner.engine.history import History, HistoryError
 from runner.engine.journal import RUN_SCOPE, UnreadableRecord, given_up_writes

@@ -75,7 +75,8 @@ class Fact(NamedTuple):
 class Supervisor:
     """Takes one admitted run to its end. `supervise` is called once. `make_workspace` makes the
     workspace anew or takes it over, and says what a person should know of it; None: it is there
-    already."""
+    already. `tell_waits` is told when the run begins to wait for people only, and when it goes
+    on."""
 
     def __init__(
         self,

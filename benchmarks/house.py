@@ -16,6 +16,7 @@ from pathlib import Path
 
 from benchmarks import floor
 from runner.control.admission import Admission
+from runner.control.claiming import Claiming
 from runner.control.intake import Intake, Source
 from runner.control.reconciler import Reconciler
 from runner.control.ticker import Ticker
@@ -100,6 +101,10 @@ def _built(folder: Path, store: SqliteStore, mirror: Mirror, *, prepared: bool) 
         zone="UTC",
         checkout=None if prepared else checkout,
     )
+
+    async def stop(run: str, by: str) -> None:
+        engine.stop(run, by)
+
     admission = Admission(
         store,
         supervise=engine.supervise,
@@ -108,9 +113,14 @@ def _built(folder: Path, store: SqliteStore, mirror: Mirror, *, prepared: bool) 
         host="bench",
         free_bytes=lambda: 10**12,
         min_free_bytes=0,
+        stop=stop,
+        queues={},
     )
     source = Source(read, pin, lambda: house.reconciler.applied())
-    intake = Intake(store, {REPOSITORY: source}, clock=clock, queued=admission.queued)
+    claiming = Claiming(queues={})
+    intake = Intake(
+        store, {REPOSITORY: source}, clock=clock, queued=admission.queued, claiming=claiming
+    )
     ticker = Ticker(store, intake, clock=clock, zone="UTC", grace_s=300)
     reconciler = Reconciler(
         store,

@@ -27,6 +27,7 @@ import structlog
 from runner import orphans, privacy
 from runner.control import environment, local
 from runner.control.admission import Admission
+from runner.control.claiming import Claiming
 from runner.control.firing import Firing
 from runner.control.intake import Intake, Source
 from runner.control.janitor import Janitor
@@ -265,22 +266,24 @@ class _Service:
             host=socket.gethostname(),
             free_bytes=lambda: shutil.disk_usage(settings.data).free,
             min_free_bytes=settings.min_free_disk,
-            stop=self._replace,
+            stop=self._ask_to_stop,
             queues=settings.queues,
             owes=owes,
         )
         source = Source(self._read_blob, self._pin, lambda: self._reconciler.applied())
-        self._intake = Intake(store, {self._name: source}, clock=now, queued=self._admission.queued)
+        self._intake = Intake(
+            store,
+            {self._name: source},
+            clock=now,
+            queued=self._admission.queued,
+            claiming=Claiming(queues=settings.queues, zone=settings.timezone),
+        )
         self._ticker = self._make_ticker()
         self._folder = parse_address(settings.repository).folder
         self._refs = local.refs_folder(self._folder) if self._folder else None
         self._reconciler = self._make_reconciler()
         self._reporter = self._make_reporter()
         self._cleaner = self._make_cleaner()
-
-    async def _replace(self, run: str, by: str) -> None:
-        """Stop a run that a newer one of its concurrency group takes the place of."""
-        self._engine.stop(run, by)
 
     def _make_ticker(self) -> Ticker:
         return Ticker(

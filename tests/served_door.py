@@ -15,6 +15,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 from runner.control import applied, catalog
+from runner.control.claiming import Claiming
 from runner.control.intake import Intake, Source
 from storage.mask import Mask
 from storage.records import EntryRow, PutEntry, PutRepository, RaiseApplied, RepositoryRow
@@ -119,6 +120,7 @@ def doors(world: World, in_force: applied.Applied) -> Doors:
         {"ops": Source(read_blob=read_blob, pin=pin, applied=lambda: in_force)},
         clock=lambda: AT,
         queued=lambda repository, workflow: None,
+        claiming=Claiming(queues={}),
     )
     return Doors(
         store=world.store,

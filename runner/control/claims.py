@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from runner.control.applied import Definition
 from runner.engine import scope
+from runner.engine.journal import Origin
 from runner.engine.scope import Evaluated, RunScope, ScopeError
 from runner.language import expand, params
 from runner.language.expand import ExpandError
@@ -42,16 +42,16 @@ def queue_of(claim: Claim) -> str | None:
     return claim.name.removeprefix(_QUEUE) if claim.name.startswith(_QUEUE) else None
 
 
-def facts(definition: Definition, trigger: Trigger, *, run: str, name: str) -> dict[str, str]:
+def facts(origin: Origin, trigger: Trigger, *, run: str, name: str) -> dict[str, str]:
     """What is stronger than any other value of a run, and known when it is queued."""
-    ref = definition.ref
+    ref = origin.ref
     return {
         "DAG_NAME": name,
         "DAG_RUN_ID": run,
-        "GIT_COMMIT": definition.commit,
+        "GIT_COMMIT": origin.commit,
         "GIT_REF": ref,
         "GIT_BRANCH": ref.removeprefix("refs/heads/") if ref.startswith("refs/heads/") else "",
-        "GIT_REPOSITORY": definition.repository,
+        "GIT_REPOSITORY": origin.repository,
         "EVENT_NAME": trigger.type.value,
     }
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from runner.control.applied import Applied, Definition
+from runner.control.claiming import Claiming
 from runner.engine import journal
 from runner.language import load, params
 from runner.language.model import Param, Workflow
@@ -81,11 +82,13 @@ class Intake:
         *,
         clock: Callable[[], datetime],
         queued: Callable[[str, str], None],
+        claiming: Claiming,
     ) -> None:
         self._store = store
         self._sources = sources
         self._clock = clock
         self.queued = queued
+        self._claiming = claiming
         self._loaded: dict[tuple[str, str, str], Kept] = {}
 
     async def start(
@@ -117,20 +120,29 @@ class Intake:
             raise UnfitParams(f'workflow "{workflow}": {error}') from error
         await self._pin(definition)
         run = journal.new_run_id(trigger.at)
+        origin = journal.Origin(repository, definition.ref, definition.commit, definition.blob)
+        try:
+            claims = await self._claiming.writes(
+                run, found, bound=bound, origin=origin, trigger=trigger
+            )
+        except StorageError as error:
+            raise DefinitionUnreadable(
+                f'workflow "{workflow}": what it calls cannot be read: {error}'
+            ) from error
         made = journal.queued_writes(
             run,
             at=trigger.at,
             workflow=found,
             source=kept.source,
             base=kept.base,
-            origin=journal.Origin(repository, definition.ref, definition.commit, definition.blob),
+            origin=origin,
             trigger=trigger,
             params=bound,
             not_before=not_before,
         )
         if event:
             made = (*made, PutValues(run, ((journal.RUN_SCOPE, EVENT, event),)))
-        return run, (verdict(definition, trigger, "run", cause=cause, run=run), *made)
+        return run, (verdict(definition, trigger, "run", cause=cause, run=run), *made, *claims)
 
     async def _pin(self, definition: Definition) -> None:
         try:

@@ -13,10 +13,12 @@ from datetime import UTC, datetime, timedelta
 from git_remotes import Remote
 
 from runner.control.admission import Admission
+from runner.control.claiming import Claiming
 from runner.control.firing import Firing
 from runner.control.intake import Intake, Source
 from runner.control.reconciler import Reconciled, Reconciler
 from runner.control.ticker import Ticker
+from runner.engine.parts import Library
 from storage.mirror import Mirror
 from storage.records import Append, EventRecord, Owe, RunRow
 from storage.sqlite import SqliteStore
@@ -51,6 +53,7 @@ class House:
     reconciled: list[Reconciled] = field(default_factory=list)
     stopped: list[tuple[str, str]] = field(default_factory=list)  # run, by
     queues: dict[str, int] = field(default_factory=dict)
+    library: Library | None = None
     free_bytes: int = 10**12
 
     def __post_init__(self) -> None:
@@ -74,6 +77,7 @@ class House:
             {"ops": Source(self._read, self._pin, lambda: self.reconciler.applied())},
             clock=self.clock,
             queued=self.admission.queued,
+            claiming=Claiming(queues=self.queues, library=self.library),
         )
         self.ticker = Ticker(
             self.store,

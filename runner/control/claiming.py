@@ -1,25 +1,32 @@
-"""The workflows that a run may call, read at its commit, as far as their names are known before it
-runs.
+"""Writes down what a new run claims, which takes reading the workflows that it may call.
 
-Reads files through the library; leaves what a name means to `language.subworkflows` and what is
-done with the workflows to its caller. What cannot be read is left out: the step that calls it will
-say so.
+Reads files at the run's commit through the library, as far as their names are known before it
+runs; leaves what a name means to `language.subworkflows` and what is claimed to `claims`. A file
+that cannot be read claims nothing: the step that calls it will say so.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 
+from runner.control.claims import claims_of, facts
+from runner.engine import scope
+from runner.engine.journal import Origin
 from runner.engine.parts import Library
 from runner.language.load import load, load_base
 from runner.language.model import Workflow
+from runner.language.params import Bound
 from runner.language.subworkflows import (
+    Index,
     UnknownSubworkflow,
     file_of,
     is_dynamic,
     local_ids,
     resolve,
 )
+from runner.triggers import Trigger
+from storage.records import PutClaims
 
 MOST_FILES = 1000
 """That are read for one run."""
@@ -28,12 +35,47 @@ Callees = dict[tuple[str, str], Workflow]
 """(id of the document that calls, name as written) → the document that it calls."""
 
 
-async def callees(workflow: Workflow, *, library: Library, repository: str, commit: str) -> Callees:
+class Claiming:
+    """One for the service. `queues`: how many runs of each named queue may be active at once;
+    `zone` is that of DATE where a workflow names none. Without `library` only the documents of
+    the workflow's own file are known."""
+
+    def __init__(
+        self, *, queues: Mapping[str, int], zone: str = "UTC", library: Library | None = None
+    ) -> None:
+        self._queues = queues
+        self._zone = zone
+        self._library = library
+
+    async def writes(
+        self, run: str, workflow: Workflow, *, bound: Bound, origin: Origin, trigger: Trigger
+    ) -> tuple[PutClaims, ...]:
+        """What belongs to the writes that make a root run; nothing where it claims nothing.
+        Raises StorageError."""
+        found = await callees(
+            workflow, library=self._library, repository=origin.repository, commit=origin.commit
+        )
+        zone = workflow.timezone or self._zone
+        claims = claims_of(
+            workflow,
+            bound,
+            repository=origin.repository,
+            base=scope.dates(trigger.slot or trigger.at, zone),
+            facts=facts(origin, trigger, run=run, name=workflow.name),
+            queues=self._queues,
+            called=lambda caller, name: found.get((caller, name)),
+        )
+        return (PutClaims(run, claims),) if claims else ()
+
+
+async def callees(
+    workflow: Workflow, *, library: Library | None, repository: str, commit: str
+) -> Callees:
     """All that a run of `workflow`, the first document of its file, may call at `commit`. Raises
     StorageError."""
     if not any(_names(document) for document in (workflow, *workflow.locals)):
         return {}
-    index = await library.index(repository, commit)
+    index = Index() if library is None else await library.index(repository, commit)
     files: dict[str, Workflow | None] = {workflow.id: workflow}
     found: Callees = {}
     waiting = [workflow]
@@ -47,7 +89,7 @@ async def callees(workflow: Workflow, *, library: Library, repository: str, comm
                 except UnknownSubworkflow:
                     continue
                 file = file_of(id)
-                if file not in files and len(files) < MOST_FILES:
+                if library is not None and file not in files and len(files) < MOST_FILES:
                     files[file] = await _read(library, repository, commit, file)
                     if (new := files[file]) is not None:
                         waiting.append(new)

@@ -20,7 +20,7 @@ from typing import NamedTuple, Protocol
 from runner.engine import carry, journal, workspace
 from runner.engine.carry import Again, Taken
 from runner.engine.events import Event, Queued, Started, StopRequested
-from runner.engine.history import History, HistoryError, definition
+from runner.engine.history import History, HistoryError, UnreadableDefinition, definition
 from runner.engine.journal import PARAMS, RUN_SCOPE, Lineage, Origin
 from runner.engine.parts import Found, Library
 from runner.engine.scope import RunScope, read_params
@@ -387,8 +387,8 @@ def _loaded(found: Found, id: str) -> Workflow:
     """Raises NotMade."""
     try:
         return definition(found.source, found.path, id, found.base)
-    except HistoryError as error:
-        raise NotMade(f"workflow {quoted(id)} is broken: {error.__cause__ or error}") from error
+    except UnreadableDefinition as error:
+        raise NotMade(f"workflow {quoted(id)} is broken: {error.problem}") from error
 
 
 def _bound(workflow: Workflow, call: Call) -> params.Bound:

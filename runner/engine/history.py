@@ -24,9 +24,18 @@ class HistoryError(StorageError):
     """A run is unknown or what is stored of it is not whole."""
 
 
+class UnreadableDefinition(HistoryError):
+    """A file is no workflow to this version; `problem` says why."""
+
+    def __init__(self, message: str, problem: str) -> None:
+        super().__init__(message)
+        self.problem = problem
+
+
 def definition(source: str, path: str, id: str, base: str = "") -> Workflow:
     """The workflow `id` of a kept source (a local document: `<id of the file>#<number>`) and its
-    base.yaml ("" where there was none). Raises HistoryError if this version cannot read it."""
+    base.yaml ("" where there was none). Raises HistoryError, UnreadableDefinition where this
+    version cannot read it."""
     file = subworkflows.file_of(id)
     workflow = _file(source, path, file, base)
     found = next((local for local in workflow.locals if local.id == id), None)
@@ -39,9 +48,9 @@ def definition(source: str, path: str, id: str, base: str = "") -> Workflow:
 def _file(source: str, path: str, id: str, base: str) -> Workflow:
     loaded = load(source.encode(), path=path, id=id, base=_base(base) if base else None)
     if loaded.workflow is None:
-        raise HistoryError(
-            f"the kept definition of {id} can no longer be read: {loaded.problems[0]}"
-        )
+        problem = str(loaded.problems[0])
+        told = f"the kept definition of {id} can no longer be read: {problem}"
+        raise UnreadableDefinition(told, problem)
     return loaded.workflow
 
 
@@ -49,7 +58,8 @@ def _file(source: str, path: str, id: str, base: str) -> Workflow:
 def _base(source: str) -> Base:
     loaded = load_base(source.encode(), path="base.yaml")
     if loaded.base is None:
-        raise HistoryError(f"the kept base can no longer be read: {loaded.problems[0]}")
+        problem = str(loaded.problems[0])
+        raise UnreadableDefinition(f"the kept base can no longer be read: {problem}", problem)
     return loaded.base
 
 

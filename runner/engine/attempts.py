@@ -1,8 +1,7 @@
 """From a run's state and values to the task of an attempt, and from its end to the fact.
 
-Brings together what `scope` needs (values, paths, names that every step sees), lays out the files
-of a launch, and reads what an attempt left: log, outputs, exit. All of one run; does file I/O,
-decides nothing.
+Brings together what a step or an item sees (`names`), lays out the files of a launch, and reads
+what an attempt left: log, outputs, exit. All of one run; does file I/O, decides nothing.
 """
 
 from __future__ import annotations
@@ -10,28 +9,59 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Generator, Iterable, Mapping
+import threading
+from collections.abc import Generator, Iterable
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from typing import NamedTuple
 
-from runner.engine import findings, plan, scope, summary, workspace
+from runner.engine import (
+    command_line,
+    dotenv,
+    evaluation,
+    findings,
+    items,
+    names,
+    plan,
+    scope,
+    secret_values,
+    stream_files,
+    summary,
+    verdicts,
+    workspace,
+)
+from runner.engine.command_line import SCRIPT, CommandLine
 from runner.engine.events import Ended, Event, Launched, OutputNote, Prepared
 from runner.engine.findings import Finding
 from runner.engine.history import History
+from runner.engine.items import ItemResult
 from runner.engine.journal import PARAMS, RUN_SCOPE
+from runner.engine.names import FILE, ITEMS, OUT, RESULT, Names
 from runner.engine.parts import Parts
-from runner.engine.scope import Evaluated, Evaluation, RunScope, StepTexts, Verdict
+from runner.engine.scope import Evaluated, Evaluation, RunScope, ScopeError, StepTexts, Verdict
 from runner.engine.state import RunState, StepState, StepStatus, Unit
-from runner.executors.base import Earlier, Outcome, Task
-from runner.language.model import Step
-from runner.triggers import Trigger
+from runner.executors.base import Call, Earlier, Outcome, Task
+from runner.language.model import Condition, Step
+from runner.language.params import Bound
+from runner.veil import Veil
 from storage.mask import Mask, is_secret_name
 from storage.records import PutValues, Write
 
 PREVIEW_CHARS = 200
-Visible = dict[str, tuple[int, int]]
-_OUT, _PREPARED = "out:", "prepared:"
+_PREPARED = "prepared:"
+_LOCAL = frozenset({"command", "shell"})
+Stored = tuple[tuple[str, str, str], ...]  # (scope, name, value)
+
+
+class Preparation(NamedTuple):
+    """What was found out before a step or an item: what its backticks printed, the items of a
+    parallel step (None: they are known, or do not matter), and whether it may begin."""
+
+    results: dict[str, str]
+    items: tuple[str, ...] | None
+    verdict: Verdict
 
 
 class Attempts:
@@ -46,70 +76,70 @@ class Attempts:
         folder: Path,
         workspace: Path,
     ) -> None:
-        self.state = state
         self._run = history.run
         self._workflow = history.workflow
         self._values = dict(history.values)
         self._parts = parts
         self._folder = folder
         self._workspace = workspace
-        self._read_apart = _read_apart(history.workflow.steps)
-        self._visible: dict[int, Visible] = {}
         self._handed: dict[str, str] = {}  # launch of a handler → its DAG_RUN_SUMMARY_FILE
-        self._step_refs: dict[str, dict[str, str]] = {}
-        self._fixed = self._fixed_values()
-        self._base = {
-            **scope.dates(self._trigger.slot or self._trigger.at, self._zone),
-            **parts.inherited,
-        }
-        self.run_scope = RunScope()
-        if (kept := self._values.get((RUN_SCOPE, "scope"))) is not None:
-            self.run_scope = RunScope.read(kept)
+        self._unread = ""  # why the declared secrets are not there
+        self._copying = threading.Lock()
+        self._names = Names(
+            history.run,
+            workflow=history.workflow,
+            state=state,
+            values=self._values,
+            parts=parts,
+            folder=folder,
+        )
+        self._carried = self._place_carried(state)
+        self._read_scope()
         self.mask = self._first_mask()
-        for at in state.steps:
-            self._refer(at.step, at.launch, at.attempt, at.exit_code)
 
     @property
-    def _trigger(self) -> Trigger:
-        if self.state.queued is None:
-            raise ValueError(f"run {self._run} has no Queued event")
-        return self.state.queued.trigger
+    def state(self) -> RunState:
+        return self._names.state
+
+    @state.setter
+    def state(self, state: RunState) -> None:
+        self._names.state = state
 
     @property
-    def _zone(self) -> str:
-        return self._workflow.timezone or self._parts.zone
+    def run_scope(self) -> RunScope:
+        """Params and env of the run, once they are resolved."""
+        return self._names.run_scope
 
-    # What every step sees
+    @run_scope.setter
+    def run_scope(self, found: RunScope) -> None:
+        self._names.run_scope = found
+        self._names.forget_all()
 
-    def _fixed_values(self) -> dict[str, str]:
-        """DAG_*, GIT_* and EVENT_* that are the same for all steps of the run."""
-        queued, trigger = self.state.queued, self._trigger
-        commit, ref, repository = "", "", ""
-        if queued is not None:
-            commit, ref, repository = queued.commit, queued.ref, queued.repository
-        return {
-            "DAG_NAME": self._workflow.name,
-            "DAG_RUN_ID": self._run,
-            "DAG_RUN_ATTEMPT": "1",
-            "DAG_RUN_LOG_FILE": str(self._folder / "log"),
-            "DAG_RUN_ARTIFACTS_DIR": str(self._folder / "artifacts"),
-            "DAG_RUN_URL": f"{self._parts.url}/runs/{self._run}" if self._parts.url else "",
-            "DAG_RUN_SCHEDULED_AT": trigger.slot.isoformat() if trigger.slot else "",
-            "DAG_RUN_PREVIOUS_AT": trigger.previous_slot.isoformat()
-            if trigger.previous_slot
-            else "",
-            "GIT_COMMIT": commit,
-            "GIT_REF": ref,
-            "GIT_BRANCH": ref.removeprefix("refs/heads/") if ref.startswith("refs/heads/") else "",
-            "GIT_REPOSITORY": repository,
-            "EVENT_NAME": trigger.type.value,
-            "EVENT_PAYLOAD_FILE": str(self._folder / "event.json"),
-        }
+    @property
+    def veil(self) -> Veil:
+        """What hides declared secrets in what is stored."""
+        return self._names.veil
+
+    # The run's own files and secrets
 
     def lay_out(self) -> None:
         """Make the run's folder with the files that its variables name. Raises OSError."""
         (self._folder / "artifacts").mkdir(parents=True, exist_ok=True)
-        trigger = self._trigger
+        if self._names.event_file.parent == self._folder:
+            workspace.write(self._names.event_file, self._event())
+        (self._folder / "log").touch()
+        for path, value in self._carried:
+            if not path.is_file():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                workspace.write(path, value)
+
+    def _event(self) -> str:
+        """What started the run: what was sent to the workflow's own endpoint, as it came, or what
+        is known of it."""
+        kept = self._values.get((RUN_SCOPE, "event"))
+        if kept is not None:
+            return kept
+        trigger, fixed = self._names.trigger, self._names.fixed
         event = {
             "type": trigger.type.value,
             "before": trigger.before,
@@ -117,15 +147,28 @@ class Attempts:
             "actor": trigger.actor,
             "delivery": trigger.delivery,
             "slot": trigger.slot.isoformat() if trigger.slot else None,
-            "ref": self._fixed["GIT_REF"],
-            "repository": self._fixed["GIT_REPOSITORY"],
+            "ref": fixed["GIT_REF"],
+            "repository": fixed["GIT_REPOSITORY"],
         }
-        workspace.write(self._folder / "event.json", json.dumps(event))
-        (self._folder / "log").touch()
+        return json.dumps(event)
+
+    def _place_carried(self, state: RunState) -> tuple[tuple[Path, str], ...]:
+        """Outputs that were taken over get files of this run."""
+        found = []
+        for step in state.steps:
+            if not step.carried:
+                continue
+            for note in step.outputs:
+                path = self._names.step_folder(step) / f"output-{note.name}"
+                self._values[OUT + step.step.name, note.name + FILE] = str(path)
+                found.append((path, self._values[OUT + step.step.name, note.name]))
+        return tuple(found)
 
     def _first_mask(self) -> Mask:
         secret = [v for k, v in self._parts.inherited.items() if is_secret_name(k)]
         secret += [v for (_, k), v in self._values.items() if is_secret_name(k)]
+        listed = (self._names.items_of(step) for step in self.state.steps if step.items)
+        secret += [text for known in listed for text in items.secrets_in(known or ())]
         return self._parts.mask.plus([*secret, *self._secrets_of_run()])
 
     def _secrets_of_run(self) -> list[str]:
@@ -133,71 +176,162 @@ class Attempts:
         pairs = [*((p.name or "", p.value) for p in run.params), *run.env]
         return [v for k, v in pairs if is_secret_name(k)]
 
+    def _read_scope(self) -> None:
+        kept = self._values.get((RUN_SCOPE, "scope"))
+        if kept is not None:
+            self.run_scope = RunScope.read(kept).mapped(self.veil.show)
+
+    async def read_secrets(self) -> None:
+        """Read the values of declared secrets, which are never stored. Raises ScopeError, and until
+        the next call no step can begin."""
+        if not self._workflow.secrets:
+            return
+        base = self._names.base
+        cwd = self._workspace if self._workspace.is_dir() else self._folder.parents[2]
+
+        async def run(wanted: Evaluation, timeout_s: float) -> Evaluated:
+            mark = f"{self._run}/0"
+            return await evaluation.evaluate(wanted, cwd=cwd, mark=mark, timeout_s=timeout_s)
+
+        try:
+            found = await secret_values.read(
+                self._workflow.secrets, self._parts.secrets, base=base, cwd=cwd, evaluate=run
+            )
+        except ScopeError as error:
+            self._unread = str(error)
+            raise
+        self._unread = ""
+        self._names.secrets = found
+        self._names.veil = Veil(found).over(self._parts.veil)
+        self.mask = self.mask.plus(found.values())
+        self._read_scope()
+        self._names.forget_all()
+        if short := secret_values.too_short(found):
+            import structlog  # here: it loads rich, which a run seldom needs
+
+            log = structlog.get_logger(__name__)
+            log.warning("secrets_not_masked", run=self._run, secrets=short, why="too short")
+
     # Preparations
 
     def preparation_of_run(
         self,
     ) -> Generator[Evaluation, Evaluated, tuple[RunScope, Verdict]]:
-        """Params and env of the run, then its preconditions."""
-        bound = scope.read_params(self._values[RUN_SCOPE, PARAMS])
-        found = yield from scope.resolve_run(self._workflow, bound, self._base)
-        if not self._workflow.preconditions:
-            return found, Verdict()
-        names = scope.layers(self._base, found, (), {}, self._fixed)
-        verdict = yield from scope.judge(
-            self._workflow.preconditions,
-            self._with_positionals(names, found),
-            refs={},
-            shell=self._workflow.shell or scope.DEFAULT_SHELL,
-            positional=found.positional,
-        )
+        """Params and env of the run, then its preconditions. A retry has those of the run before.
+        Reads the files of `dotenv`."""
+        if (RUN_SCOPE, "scope") in self._values:
+            found = self.run_scope
+        else:
+            given = scope.read_params(self._values[RUN_SCOPE, PARAMS]).params
+            bound = Bound(RunScope(given).mapped(self.veil.show).params)
+            known = {**self._names.base, **self._names.secrets}
+            paths = scope.dotenv_paths(self._workflow, bound, known)
+            found = yield from scope.resolve_run(
+                self._workflow,
+                bound,
+                self._names.base,
+                dotenv=dotenv.read(paths, folder=self._root(bound)) if paths else (),
+                secrets=self._names.secrets,
+            )
+        verdict = Verdict()
+        if self._workflow.preconditions:
+            verdict = yield from verdicts.judge(
+                self._workflow.preconditions,
+                self._names.of_run(found),
+                refs={},
+                shell=self._workflow.shell or command_line.DEFAULT_SHELL,
+                positional=found.positional,
+            )
         return found, verdict
-
-    async def read_secrets(self) -> None:
-        """Read the values of declared secrets again. Raises ScopeError."""
 
     def preparation(
         self, step: str, item: int | None = None
-    ) -> Generator[Evaluation, Evaluated, tuple[StepTexts, Verdict]]:
-        """A step's texts, then its preconditions."""
-        at = self.state.steps[self.state.index[step]]
-        names, refs = self._names(at), self._step_refs
-        texts = yield from scope.step_texts(at.step, names, refs)
-        if not at.step.preconditions:
-            return texts, Verdict()
-        verdict = yield from scope.judge(
-            at.step.preconditions,
-            self._names(at, texts.env),
-            refs=refs,
-            shell=at.step.shell or self._workflow.shell or scope.DEFAULT_SHELL,
-            positional=self.run_scope.positional,
+    ) -> Generator[Evaluation, Evaluated, Preparation]:
+        """What must be known before a step, or before an item of a parallel one. What all items
+        have in common is found out for the step, the rest for each."""
+        unit = self.state.unit_of(step, item)
+        found = unit.step
+        of_item = scope.item_names(found) if found.parallel is not None else frozenset()
+        results = self._results(unit)
+        leave_out = of_item if item is None else frozenset()
+        texts = yield from scope.step_texts(
+            found, self._names.of(unit), self._names.refs, results=results, leave_out=leave_out
         )
-        return texts, verdict
-
-    def prepared(
-        self, step: str, item: int | None, found: tuple[StepTexts, Verdict], at: datetime
-    ) -> tuple[Prepared, tuple[Write, ...]]:
-        """The fact of what `preparation` found, and the values to keep with it."""
-        texts, verdict = found
-        event = Prepared(at, step, verdict.met, verdict.reason, verdict.error, item=item)
-        return event, self.keep_texts(step, texts)
-
-    def keep_scope(self, found: RunScope) -> tuple[Write, ...]:
-        return (PutValues(self._run, ((RUN_SCOPE, "scope", found.text()),)),)
+        verdict = Verdict()
+        mine = [
+            condition
+            for condition in found.preconditions
+            if scope.condition_is_of_item(condition, of_item) is (item is not None)
+        ]
+        if mine:
+            verdict = yield from self._judge(mine, unit, texts)
+        listed = None
+        if found.parallel is not None and item is None and verdict.met:
+            known = self._names.items_of(self.state.steps[unit.index])
+            if known is None:  # else it is of the run that this one retries
+                seen = self._names.of(unit, texts.env)
+                listed = yield from items.listed(
+                    found.parallel, seen, self._names.refs, results=results
+                )
+        return Preparation(results, listed, verdict)
 
     def judgement(self, step: str, item: int | None) -> Generator[Evaluation, Evaluated, Verdict]:
-        """Whether the condition of a repeatPolicy holds."""
-        raise NotImplementedError
+        """Whether the condition of a repeatPolicy holds; it sees the output of the execution that
+        has just ended."""
+        unit = self.state.unit_of(step, item)
+        policy = unit.step.repeat
+        if policy is None or policy.condition is None:
+            return Verdict()
+        texts = self._texts(unit, {})
+        outputs = self._names.outputs_of(self.state.steps[unit.index])
+        if item is not None and unit.step.output is not None:
+            outputs = {unit.step.output: self._values[RESULT + step, str(item)]}
+        return (yield from self._judge([policy.condition], unit, texts, outputs=outputs))
 
-    def conclude_items(self, step: str, at: datetime) -> tuple[Ended, tuple[Write, ...]]:
-        """What the items of a parallel step amount to (`plan.conclusion`), with its output."""
-        raise NotImplementedError
+    def _judge(
+        self,
+        conditions: list[Condition],
+        unit: Unit,
+        texts: StepTexts,
+        *,
+        outputs: dict[str, str] | None = None,
+    ) -> Generator[Evaluation, Evaluated, Verdict]:
+        return (
+            yield from verdicts.judge(
+                conditions,
+                self._names.of(unit, texts.env, outputs=outputs),
+                refs=self._names.refs,
+                shell=unit.step.shell or self._workflow.shell or command_line.DEFAULT_SHELL,
+                positional=self.run_scope.positional,
+            )
+        )
 
-    def keep_texts(self, step: str, texts: StepTexts) -> tuple[Write, ...]:
-        """Remember a step's prepared texts for its attempts."""
-        key = (_PREPARED + step, "texts")
-        self._values[key] = texts.text()
-        return (PutValues(self._run, ((*key, texts.text()),)),)
+    def prepared(
+        self, step: str, item: int | None, found: Preparation, at: datetime
+    ) -> tuple[Prepared, tuple[Write, ...]]:
+        """The fact of what `preparation` found, and the values to keep with it."""
+        values: list[tuple[str, str, str]] = []
+        hide = self.veil.hide
+        if found.results:
+            hidden = {command: hide(text) for command, text in found.results.items()}
+            values.append((_key(step, item), "results", json.dumps(hidden)))
+        shown = None
+        if found.items is not None:
+            values.append((ITEMS + step, "list", json.dumps([hide(t) for t in found.items])))
+            self.mask = self.mask.plus(items.secrets_in(found.items))
+            shown = items.previews(found.items, self.mask)
+        verdict = found.verdict
+        reason = self.mask.text(verdict.reason)
+        event = Prepared(at, step, verdict.met, reason, verdict.error, items=shown, item=item)
+        return event, self._keep(tuple(values))
+
+    def keep_scope(self, found: RunScope) -> tuple[Write, ...]:
+        """Remember the run's resolved params and env."""
+        return self._keep(((RUN_SCOPE, "scope", found.mapped(self.veil.hide).text()),))
+
+    def _keep(self, values: Stored) -> tuple[Write, ...]:
+        self._values.update(((place, name), value) for place, name, value in values)
+        return (PutValues(self._run, values),) if values else ()
 
     def masked_params(self) -> tuple[tuple[str, str], ...]:
         """The run's params as they may be shown; called once they are resolved."""
@@ -208,206 +342,182 @@ class Attempts:
             for name in (p.name or str(p.position),)
         )
 
-    # Names
+    # Texts
 
-    def _names(
-        self,
-        at: StepState,
-        env: tuple[tuple[str, str], ...] = (),
-        *,
-        more: Mapping[str, str] | None = None,
-    ) -> dict[str, str]:
-        fixed = {**self._fixed, "DAG_RUN_STEP_NAME": at.step.name, **(more or {})}
-        if at.index >= self.state.first_handler:
-            fixed.update(self._handler_values())
-        names = scope.layers(self._base, self.run_scope, env, self._outputs(at), fixed)
-        return self._with_positionals(names, self.run_scope)
-
-    @staticmethod
-    def _with_positionals(names: dict[str, str], run: RunScope) -> dict[str, str]:
-        names.update((str(i), v) for i, v in enumerate(run.positional, 1))
-        return names
-
-    def _handler_values(self) -> dict[str, str]:
-        outcome = self.state.outcome
-        return {
-            "DAG_RUN_STATUS": outcome.value if outcome else "",
-            "DAG_RUN_FAILED_STEPS": ",".join(self.state.failed_steps()),
-            "DAG_RUN_ERROR": self.state.reason,
-            "DAG_RUN_SUMMARY_FILE": str(self._folder / "summary.json"),
-        }
-
-    def _outputs(self, at: StepState) -> dict[str, str]:
-        """Values of the steps that this one depends on, also indirectly; handlers see all."""
+    def _results(self, unit: Unit) -> dict[str, str]:
+        """What the backticks of a step printed, and those of the item."""
         found: dict[str, str] = {}
-        if at.index >= self.state.first_handler:
-            for other in self.state.steps[: self.state.first_handler]:
-                found.update(self._outputs_of(other))
-            return found
-        for name, (_, producer) in self._seen_by(at.index).items():
-            found.update(self._outputs_of(self.state.steps[producer], only=name))
+        for item in (None,) if unit.item is None else (None, unit.item):
+            kept = self._values.get((_key(unit.step.name, item), "results"))
+            if kept is not None:
+                found |= names.shown(kept, self.veil)
         return found
 
-    def _outputs_of(self, at: StepState, only: str | None = None) -> dict[str, str]:
-        found = {}
-        for note in at.outputs:
-            if only in (None, note.name):
-                for key in (note.name, note.name + "_FILE"):
-                    found[key] = self._values[_OUT + at.step.name, key]
-        return found
+    def _texts(self, unit: Unit, more: dict[str, str]) -> StepTexts:
+        return scope.without_process(
+            scope.step_texts(
+                unit.step,
+                self._names.of(unit, more=more),
+                self._names.refs,
+                results=self._results(unit),
+            )
+        )
 
-    def _seen_by(self, index: int) -> Visible:
-        """Output name → (distance, producer) of what a step can see: the nearest producer, of
-        equally near ones the later in the file. Kept, as those above are final: linear in all."""
-        stack = [index]
-        while stack:
-            i = stack[-1]
-            above = [self.state.index[name] for name in self.state.steps[i].step.depends]
-            missing = [j for j in above if j not in self._visible]
-            if missing:
-                stack += missing
-                continue
-            stack.pop()
-            if i not in self._visible:
-                self._visible[i] = self._merged(above)
-        return self._visible[index]
-
-    def _merged(self, above: list[int]) -> Visible:
-        merged: Visible = {}
-        for j in above:
-            own = {note.name: (1, j) for note in self.state.steps[j].outputs}
-            farther = {n: (d + 1, k) for n, (d, k) in self._visible[j].items() if n not in own}
-            for name, (distance, producer) in {**farther, **own}.items():
-                known = merged.get(name)
-                if known is None or (-distance, producer) > (-known[0], known[1]):
-                    merged[name] = (distance, producer)
-        return merged
-
-    def _refer(self, step: Step, launch: str, attempt: int, exit_code: int | None) -> None:
-        """Make `${id.stdout}`, `.stderr` and `.exitCode` of a step's last attempt known."""
-        if step.id is None or not launch:
-            return
-        at = self.state.steps[self.state.index[step.name]]
-        folder = self._launch_folder(at, attempt, launch)
-        self._step_refs[step.id] = {
-            "stdout": str(folder / "out"),
-            "stderr": str(folder / ("err" if self._separate(step) else "out")),
-            "exitCode": "" if exit_code is None else str(exit_code),
-        }
+    def _note_secrets(self, texts: StepTexts) -> None:
+        secret = [v for k, v in texts.env if is_secret_name(k)]
+        secret += [p.value for p in texts.params if p.name and is_secret_name(p.name)]
+        if secret:
+            self.mask = self.mask.plus(secret)
 
     # Tasks
 
+    def _root(self, bound: Bound | None = None) -> Path:
+        """Where steps without `dir` run. Raises ScopeError."""
+        text = self._workflow.working_dir
+        if not text:
+            return self._workspace
+        found = None if bound is None else RunScope(bound.params)
+        known = self._names.of_run(found)
+        return self._workspace / scope.required("workingDir", text, scope.plain(text, known), known)
+
     def directory(self, step: str, texts: StepTexts | None = None) -> Path:
         """Where a step runs. Raises ScopeError if it is not a folder."""
-        where = self._workspace
-        if self._workflow.working_dir:
-            names = scope.layers(self._base, self.run_scope, (), {}, self._fixed)
-            where = where / scope.plain(self._workflow.working_dir, names)
+        where = self._root()
         if texts is not None and texts.dir is not None:
             where = where / texts.dir
         if not where.is_dir():
-            raise scope.ScopeError(f'step "{step}": its directory {where} does not exist')
+            raise ScopeError(f'step "{step}": its directory {where} does not exist')
         return where
 
-    def _launch_folder(self, at: StepState, attempt: int, launch: str) -> Path:
-        return workspace.launch_folder(
-            self._folder, number=at.index + 1, step=at.step.name, attempt=attempt, launch=launch
+    def task(self, step: str, attempt: int, launch: str, item: int | None = None) -> Task:
+        """The next attempt of a step or an item. Raises ScopeError; touches no file."""
+        if self._unread:
+            raise ScopeError(self._unread)
+        unit = self.state.unit_of(step, item)
+        folder = self._names.launch_folder(unit, attempt, launch)
+        more = self._of_launch(unit, folder, attempt)
+        texts = self._texts(unit, more)
+        self._require(unit, texts, more)
+        cwd = self.directory(step, texts)
+        seen = self._names.of(unit, texts.env, more={**more, "PWD": str(cwd)})
+        line = self._line(unit.step, texts, seen)
+        self._note_secrets(texts)
+        if unit.index >= self.state.first_handler:
+            document = summary.document(self._run, self.state)
+            self._handed[launch] = json.dumps(document, ensure_ascii=False)
+        return Task(
+            self._run,
+            step,
+            attempt,
+            launch,
+            folder,
+            cwd,
+            line.env,
+            tuple(str(folder / "script") if w is SCRIPT else w for w in line.argv),
+            line.script,
+            self._names.separate(unit.step),
+            item=item,
+            call=self._call(unit, texts),
+            stdout=_target("stdout", texts.stdout, cwd),
+            stderr=_target("stderr", texts.stderr, cwd),
         )
 
-    def task(self, step: str, attempt: int, launch: str, item: int | None = None) -> Task:
-        """The next attempt of a step. Raises ScopeError; touches no file."""
-        at = self.state.steps[self.state.index[step]]
-        refs = self._step_refs
-        folder = self._launch_folder(at, attempt, launch)
-        separate = self._separate(at.step)
-        more = {
+    def _of_launch(self, unit: Unit, folder: Path, attempt: int) -> dict[str, str]:
+        separate = self._names.separate(unit.step)
+        return {
             "DAG_STEP_ATTEMPT": str(attempt),
             "DAG_RUN_STEP_STDOUT_FILE": str(folder / "out"),
             "DAG_RUN_STEP_STDERR_FILE": str(folder / ("err" if separate else "out")),
             "DAG_RUN_OUTPUT_FILE": str(folder / "outputs"),
         }
-        texts = self._texts(at, refs, more)
-        cwd = self.directory(step, texts)
-        names = self._names(at, texts.env, more={**more, "PWD": str(cwd)})
-        line = scope.command_line(
+
+    def _require(self, unit: Unit, texts: StepTexts, more: dict[str, str]) -> None:
+        """Raises ScopeError for a path or name that came out empty."""
+        step = unit.step
+        wanted = (
+            ("dir", step.dir, texts.dir),
+            ("run", step.run, texts.run),
+            ("stdout", step.stdout, texts.stdout),
+            ("stderr", step.stderr, texts.stderr),
+        )
+        for what, text, value in wanted:
+            if text and value is not None and ("{{" in value or not value.strip()):
+                seen = self._names.of(unit, texts.env, more=more)
+                scope.required(what, text, value, seen, self._names.refs)
+
+    def _line(self, step: Step, texts: StepTexts, seen: dict[str, str]) -> CommandLine:
+        if step.run is not None:
+            return CommandLine((), {})
+        if step.executor is not None and step.executor.type not in _LOCAL:
+            return CommandLine((), scope.exported(seen))
+        return command_line.command_line(
             self._workflow,
-            at.step,
+            step,
             texts,
-            scope=names,
-            refs=refs,
+            scope=seen,
+            refs=self._names.refs,
             positional=self.run_scope.positional,
         )
-        self._note_secrets(texts)
-        argv = tuple(str(folder / "script") if w is scope.SCRIPT else w for w in line.argv)
-        if at.index >= self.state.first_handler:
-            document = summary.document(self._run, self.state)
-            self._handed[launch] = json.dumps(document, ensure_ascii=False)
-        return Task(
-            self._run, step, attempt, launch, folder, cwd, line.env, argv, line.script, separate
-        )
+
+    def _call(self, unit: Unit, texts: StepTexts) -> Call | None:
+        if texts.run is None:
+            return None
+        item = self._names.item_text(unit)
+        params, from_data = texts.params, False
+        if not unit.step.params and item is not None:
+            params = items.child_params(item)
+            parallel = unit.step.parallel
+            from_data = parallel is not None and parallel.source is not None
+        given = tuple((param.name, param.value) for param in params)
+        return Call(texts.run, given, from_data, item, self.veil)
 
     def earlier_task(self, unit: Unit) -> Task:
         """The attempt that an earlier process launched last, as far as its end needs it."""
-        at = self.state.steps[unit.index]
-        with suppress(scope.ScopeError):  # it was known when it was launched
-            self._note_secrets(self._texts(at, self._step_refs, {}))
-        folder = self._launch_folder(at, at.attempt, at.launch)
-        return Task(
+        folder = self._names.launch_folder(unit, unit.attempt, unit.launch)
+        cwd, texts = self._workspace, StepTexts()
+        with suppress(ScopeError):  # it was known when it was launched
+            texts = self._texts(unit, self._of_launch(unit, folder, unit.attempt))
+            self._note_secrets(texts)
+            cwd = self.directory(unit.step.name, texts)
+        task = Task(
             self._run,
-            at.step.name,
-            at.attempt,
-            at.launch,
+            unit.step.name,
+            unit.attempt,
+            unit.launch,
             folder,
-            self._workspace,
+            cwd,
             {},
             (),
-            separate_streams=self._separate(at.step),
+            separate_streams=self._names.separate(unit.step),
+            item=unit.item,
         )
+        with suppress(ScopeError):
+            stdout = _target("stdout", texts.stdout, cwd)
+            task = replace(task, stdout=stdout, stderr=_target("stderr", texts.stderr, cwd))
+        return task
 
     def recall(self, launches: Iterable[Launched], *, boot_id: str) -> None:
         """Find what ended launches of earlier processes left running."""
         for launched in launches:
-            at = self.state.steps[self.state.index[launched.step]]
-            if at.status is StepStatus.RUNNING and at.launch == launched.launch:
+            unit = self.state.unit_of(launched.step, launched.item)
+            if unit.status is StepStatus.RUNNING and unit.launch == launched.launch:
                 continue
-            folder = self._launch_folder(at, launched.attempt, launched.launch)
+            folder = self._names.launch_folder(unit, launched.attempt, launched.launch)
             same_boot = launched.boot_id == boot_id
-            self._parts.executor.recall(Earlier(self._run, folder, same_boot))
+            self._parts.executor_of(unit.step).recall(Earlier(self._run, folder, same_boot))
 
     def mend_files(self) -> None:
         """Write again what a loss of power may have taken. Raises OSError."""
         self.lay_out()
         for at in self.state.steps:
             for note in at.outputs:
-                path = Path(self._values[_OUT + at.step.name, note.name + "_FILE"])
+                path = Path(self._values[OUT + at.step.name, note.name + FILE])
                 if not path.is_file() or path.stat().st_size != note.size_bytes:
                     path.parent.mkdir(parents=True, exist_ok=True)
-                    workspace.write(path, self._values[_OUT + at.step.name, note.name])
-
-    def _texts(
-        self, at: StepState, refs: dict[str, dict[str, str]], more: dict[str, str]
-    ) -> StepTexts:
-        kept = self._values.get((_PREPARED + at.step.name, "texts"))
-        if kept is not None:
-            return StepTexts.read(kept)
-        if not at.step.env and at.step.dir is None and at.step.argv is None:
-            return StepTexts((), None, None)
-        return scope.without_process(scope.step_texts(at.step, self._names(at, more=more), refs))
-
-    def _note_secrets(self, texts: StepTexts) -> None:
-        secret = [v for k, v in texts.env if is_secret_name(k)]
-        if secret:
-            self.mask = self.mask.plus(secret)
-
-    def _separate(self, step: Step) -> bool:
-        """Whether stdout must be told from stderr."""
-        wanted = step.output is not None or bool(step.continue_on.output)
-        return wanted or step.id in self._read_apart
+                    workspace.write(path, self._values[OUT + at.step.name, note.name])
 
     def write_files(self, task: Task) -> None:
         """Make the launch's folder, with the script if there is one. Raises OSError."""
-        if task.attempt == 1:
-            task.folder.parent.mkdir(exist_ok=True)
         # of an attempt before that was lost there may not even be the step's folder
         task.folder.mkdir(parents=True)
         if task.script is not None:
@@ -424,25 +534,39 @@ class Attempts:
     def findings(self, task: Task, outcome: Outcome) -> Finding:
         """Read what an ended attempt left. May run in a thread; raises nothing."""
         step = self.state.steps[self.state.index[task.step]].step
-        return findings.read(
-            task, step, limit_bytes=self._workflow.max_output_bytes, mask=self.mask
-        )
+        with self._copying:
+            return findings.read(
+                task,
+                step,
+                limit_bytes=self._workflow.max_output_bytes,
+                mask=self.mask.plus(outcome.secrets) if outcome.secrets else self.mask,
+                result=outcome.result,
+            )
 
     def conclude(
         self, task: Task, outcome: Outcome, finding: Finding
     ) -> tuple[Event, tuple[Write, ...]]:
         """The fact of an attempt's end, and the values to keep with it."""
-        at = self.state.steps[self.state.index[task.step]]
+        unit = self.state.unit_of(task.step, task.item)
+        if outcome.secrets:
+            self.mask = self.mask.plus(outcome.secrets)
         error = outcome.error or finding.error
-        reason = plan.failure(at, exit_code=outcome.exit_code, signal=outcome.signal, error=error)
-        lost = plan.is_lost(at, unknown=outcome.lost)
+        reason = plan.failure(unit, exit_code=outcome.exit_code, signal=outcome.signal, error=error)
+        lost = plan.is_lost(unit, unknown=outcome.lost)
         if lost:
-            reason = plan.loss(at, reason)
-        values = self._keep_outputs(task, finding.outputs)
-        self._refer(at.step, task.launch, task.attempt, outcome.exit_code)
+            reason = plan.loss(unit, reason)
+        outputs = finding.outputs
+        if task.item is None:
+            values = self._keep_outputs(task.step, task.folder, outputs)
+            launched = (task.attempt, task.launch, outcome.exit_code)
+            self._names.refer(self.state.steps[unit.index], launched=launched)
+        else:
+            self._hide_outputs(outputs)
+            outputs = tuple(pair for pair in outputs if pair[0] == unit.step.output)[:1]
+            values = tuple((RESULT + task.step, str(task.item), text) for _, text in outputs)
         event = Ended(
             # a file's time, where an earlier process launched it, and the clock may have been set
-            at=max(outcome.at, at.attempt_started_at or outcome.at),
+            at=max(outcome.at, unit.attempt_started_at or outcome.at),
             step=task.step,
             attempt=task.attempt,
             launch=task.launch,
@@ -453,25 +577,81 @@ class Attempts:
             retryable=not finding.error or reason != finding.error,
             output_matched=finding.matched,
             log=finding.log,
-            outputs=tuple(self._note(name, value) for name, value in finding.outputs),
+            outputs=tuple(self._note(name, value) for name, value in outputs),
             lost=lost,
+            skipped=outcome.skipped and not lost,
+            item=task.item,
         )
-        return event, (PutValues(self._run, values),) if values else ()
+        return event, self._keep(values)
+
+    def conclude_items(self, step: str, at: datetime) -> tuple[Ended, tuple[Write, ...]]:
+        """What the items of a parallel step amount to, with its output. Raises OSError."""
+        state = self.state.steps[self.state.index[step]]
+        found = plan.conclusion(state)
+        outputs: tuple[tuple[str, str], ...] = ()
+        folder = self._names.step_folder(state)
+        text, error = self._aggregate(state)
+        if text is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            if state.step.id in self._names.read_apart:
+                workspace.write(folder / "out", text)
+            if state.step.output is not None:
+                outputs = ((state.step.output, text),)
+        values = self._keep_outputs(step, folder, outputs)
+        self._names.refer_aggregate(state, found.exit_code)
+        self._names.forget(state)
+        event = Ended(
+            at=at,
+            step=step,
+            attempt=0,
+            launch="",
+            exit_code=found.exit_code,
+            signal=None,
+            reason=found.reason or error,
+            retryable=False,
+            output_matched=found.matched,
+            outputs=tuple(self._note(name, value) for name, value in outputs),
+            skipped=found.skipped and not error,
+        )
+        return event, self._keep(values)
+
+    def _aggregate(self, state: StepState) -> tuple[str | None, str]:
+        """The output of a parallel step, None where nobody wants it; else why there is none."""
+        step, limit = state.step, self._workflow.max_output_bytes
+        if step.output is None and step.id not in self._names.read_apart:
+            return None, ""
+        texts = self._names.items_of(state) or ()
+        place = RESULT + step.name
+        outputs = [self._values.get((place, str(n)), "") for n in range(len(texts))]
+        too_large = f"output {step.output} is larger than maxOutputSize ({limit} bytes)"
+        if step.output is not None and sum(map(len, outputs)) > limit:
+            return None, too_large
+        results = [
+            ItemResult(text, item.status, item.exit_code, item.reason, output, bool(step.run))
+            for text, item, output in zip(texts, state.items or (), outputs, strict=True)
+        ]
+        text = items.aggregate(results)
+        if step.output is not None and len(text.encode()) > limit:
+            return None, too_large
+        return text, ""
 
     def _keep_outputs(
-        self, task: Task, outputs: tuple[tuple[str, str], ...]
-    ) -> tuple[tuple[str, str, str], ...]:
+        self, step: str, folder: Path, outputs: tuple[tuple[str, str], ...]
+    ) -> Stored:
         kept = []
         for name, value in outputs:
-            path = task.folder / f"output-{name}"
+            path = folder / f"output-{name}"
             workspace.write(path, value)
-            for key, text in ((name, value), (name + "_FILE", str(path))):
-                self._values[_OUT + task.step, key] = text
-                kept.append((_OUT + task.step, key, text))
+            for key, text in ((name, value), (name + FILE, str(path))):
+                self._values[OUT + step, key] = text
+                kept.append((OUT + step, key, text))
+        self._hide_outputs(outputs)
+        return tuple(kept)
+
+    def _hide_outputs(self, outputs: tuple[tuple[str, str], ...]) -> None:
         secret = [v for k, v in outputs if is_secret_name(k)]
         if secret:
             self.mask = self.mask.plus(secret)
-        return tuple(kept)
 
     def _note(self, name: str, value: str) -> OutputNote:
         data = value.encode()
@@ -487,10 +667,9 @@ class Attempts:
         await self._parts.executor.end_left_behind(self._run, grace_s=self._workflow.max_clean_up_s)
 
 
-def _read_apart(steps: tuple[Step, ...]) -> frozenset[str]:
-    """Ids of the steps whose `${id.stdout}` or `${id.stderr}` some text may refer to."""
-    ids = [s.id for s in steps if s.id]
-    if not ids:
-        return frozenset()
-    text = repr(steps)
-    return frozenset(i for i in ids if f"{i}.std" in text)
+def _key(step: str, item: int | None) -> str:
+    return f"{_PREPARED}{step}" if item is None else f"{_PREPARED}{step}#{item}"
+
+
+def _target(what: str, value: str | None, cwd: Path) -> Path | None:
+    return None if value is None else stream_files.target(what, value, cwd=cwd)

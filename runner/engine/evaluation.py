@@ -21,10 +21,12 @@ LARGEST_RESULT = 1024 * 1024
 _MARK = "DAGMILL__EVALUATION"
 
 
-async def evaluate(wanted: Evaluation, *, cwd: Path, mark: str) -> Evaluated:
-    """Run one evaluation. Raises ScopeError if it cannot start, takes over 300 s or prints over
-    1 MiB. `mark` stands in the environment of all that it starts, so that they are found again if
-    this process does not live to end them."""
+async def evaluate(
+    wanted: Evaluation, *, cwd: Path, mark: str, timeout_s: float = EVALUATION_TIMEOUT_S
+) -> Evaluated:
+    """Run one evaluation. Raises ScopeError if it cannot start, takes over `timeout_s` or prints
+    over 1 MiB. `mark` stands in the environment of all that it starts, so that they are found
+    again if this process does not live to end them."""
     # a file and no pipe: a background child that keeps the pipe open would hold us up
     with tempfile.TemporaryFile() as out:
         try:
@@ -40,10 +42,10 @@ async def evaluate(wanted: Evaluation, *, cwd: Path, mark: str) -> Evaluated:
         except (OSError, ValueError) as error:
             raise ScopeError(f"{wanted.what} could not be started: {error}") from error
         try:
-            async with asyncio.timeout(EVALUATION_TIMEOUT_S):
+            async with asyncio.timeout(timeout_s):
                 code = await process.wait()
         except TimeoutError as error:
-            raise ScopeError(f"{wanted.what} took over {EVALUATION_TIMEOUT_S:g} s") from error
+            raise ScopeError(f"{wanted.what} took over {timeout_s:g} s") from error
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from runner.engine import workspace
+from runner.engine import stream_files, workspace
 from runner.engine.events import LogDigest
 from runner.executors.base import Task
 from runner.language import conditions
@@ -38,19 +38,28 @@ class Finding:
 
 def reads_quickly(task: Task) -> bool:
     """Whether reading what the attempt left takes no noticeable time."""
+    return _size(task.folder / "out") + _size(task.folder / "err") < QUICK_BYTES
+
+
+def _size(log: Path) -> int:
     try:
-        return (task.folder / "out").stat().st_size < QUICK_BYTES
+        return log.stat().st_size
     except OSError:
-        return True
+        return 0
 
 
-def read(task: Task, step: Step, *, limit_bytes: int, mask: Mask) -> Finding:
-    """An ended attempt's log, scrubbed, and its outputs, each at most `limit_bytes`."""
+def read(
+    task: Task, step: Step, *, limit_bytes: int, mask: Mask, result: str | None = None
+) -> Finding:
+    """An ended attempt's log, scrubbed, and its outputs, each at most `limit_bytes`. `result`
+    stands for stdout where that is not in the log. Copies for `stdout` and `stderr` are made before
+    anything is scrubbed; not to be called twice at once for a run that has such steps."""
     out, err = task.folder / "out", task.folder / "err"
     try:
+        problem = stream_files.put(task)
         taken = _kept(task) if _takes(step) else None
         if taken is None:
-            taken = _taken(task, step, limit_bytes=limit_bytes)
+            taken = _taken(task, step, limit_bytes=limit_bytes, result=result)
         mask = mask.plus([v for k, v in taken.outputs if is_secret_name(k)])
         if mask and _takes(step):
             # whoever has to read it again finds the log scrubbed
@@ -59,7 +68,7 @@ def read(task: Task, step: Step, *, limit_bytes: int, mask: Mask) -> Finding:
     except OSError as failure:
         empty = LogDigest(0, 0, hashlib.sha256().hexdigest(), "")
         return Finding(empty, error=f"the log could not be read: {failure}")
-    return Finding(digest, taken.outputs, taken.error, taken.matched)
+    return Finding(digest, taken.outputs, problem or taken.error, taken.matched)
 
 
 class _Taken(NamedTuple):
@@ -75,16 +84,19 @@ def _takes(step: Step) -> bool:
     return step.output is not None or bool(step.continue_on.output)
 
 
-def _taken(task: Task, step: Step, *, limit_bytes: int) -> _Taken:
+def _taken(task: Task, step: Step, *, limit_bytes: int, result: str | None) -> _Taken:
     outputs: list[tuple[str, str]] = []
     error = ""
     if step.output is not None:
-        outputs, error = _output(step.output, task.folder / "out", limit_bytes=limit_bytes)
+        value = logs.read_output(task.folder / "out", limit_bytes=limit_bytes)
+        if result is not None:
+            value = None if len(result.encode()) > limit_bytes else result
+        outputs, error = _output(step.output, value, limit_bytes=limit_bytes)
     listed, problem = _listed_outputs(task.folder / "outputs", limit=limit_bytes)
     matched = any(
         conditions.contains(p, text)
         for p in step.continue_on.output
-        for text in (_text(task.folder / "out"), _text(task.folder / "err"))
+        for text in (_text(task.folder / "out"), _text(task.folder / "err"), result or "")
     )
     return _Taken((*outputs, *listed), error or problem, matched)
 
@@ -104,8 +116,8 @@ def _kept(task: Task) -> _Taken | None:
     return None if _unfit(pairs) else _Taken(pairs, str(error), bool(matched))
 
 
-def _output(name: str, out: Path, *, limit_bytes: int) -> tuple[list[tuple[str, str]], str]:
-    value = logs.read_output(out, limit_bytes=limit_bytes)
+def _output(name: str, value: str | None, *, limit_bytes: int) -> tuple[list[tuple[str, str]], str]:
+    """`value` None: it is too large."""
     if value is None:
         return [], f"output {name} is larger than maxOutputSize ({limit_bytes} bytes)"
     if "\0" in value:

@@ -39,6 +39,7 @@ class LogFiles:
                 step=step,
                 attempt=launched.attempt,
                 launch=launched.launch,
+                item=item,
             )
             return folder / "out", folder / "err"
         carried = carried_result(history.events, step, item=item)

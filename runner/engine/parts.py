@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from runner.engine.events import Event
+from runner.engine.secret_values import NO_ACCESS, SecretAccess
 from runner.engine.state import RunState
 from runner.executors.base import Executor
 from runner.executors.unavailable import Unavailable
 from runner.language.model import Step
 from runner.language.subworkflows import Index
+from runner.veil import NO_VEIL, Veil
 from storage.mask import Mask
 from storage.records import RunRow, Write
 from storage.store import Store
@@ -112,6 +114,8 @@ class Parts:
     checkout: Checkout | None = None  # None: the workspace is there already
     observe: Observer | None = None
     library: Library | None = None  # None: only local documents can be called
+    secrets: SecretAccess = NO_ACCESS
+    veil: Veil = NO_VEIL  # hides the declared secrets of the runs that a child run is below
 
     @property
     def executor(self) -> Executor:

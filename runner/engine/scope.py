@@ -1,32 +1,31 @@
-"""Which names a step can see, with which values, and the command line that follows from it.
+"""Which names a step can see, with which values, and its texts expanded with them.
 
 Layers of values, weakest first, make one environment; texts of the workflow are expanded in it.
 Nothing is run here: what needs a process (backticks, conditions that are commands) is asked for
-by yielding an `Evaluation` and receiving its `Evaluated`. No value is ever put into shell text.
-Pure.
+by yielding an `Evaluation` and receiving its `Evaluated`. Command lines are made by
+`command_line`, conditions judged by `verdicts`. Pure.
 """
 
 from __future__ import annotations
 
 import json
 import re
-import shlex
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from pathlib import PurePosixPath
 from zoneinfo import ZoneInfo
 
-from runner.language import conditions, expand
-from runner.language.model import Condition, Step, Workflow
+from runner.language import expand
+from runner.language.model import Condition, MapItem, Param, Step, Tree, Workflow
 from runner.language.params import Bound, BoundParam
-from storage.mask import is_secret_name
 
 LARGEST_VALUE = 96 * 1024  # the kernel refuses an environment string of 128 KiB
 LARGEST_ENVIRONMENT = 1024 * 1024
-LARGEST_SHELL_TEXT = 96 * 1024
-SHELLS_WITH_E = frozenset({"sh", "dash", "bash", "ksh", "zsh"})
-DEFAULT_SHELL = ("sh",)
+ITEM, ITEM_INDEX = "ITEM", "ITEM_INDEX"
+_ITEM_WORD = re.compile(r"(?<!\w)ITEM(?:_INDEX)?(?!\w)")
+
+Refs = Mapping[str, Mapping[str, str]]  # step id → what `${id.stdout}` and the like stand for
+Pairs = tuple[tuple[str, str], ...]
 
 
 class ScopeError(Exception):
@@ -50,13 +49,14 @@ class Evaluated:
 
 @dataclass(frozen=True, slots=True)
 class RunScope:
-    """What belongs to the whole run, resolved once and kept: params and workflow-level env.
+    """What belongs to the whole run, resolved once and kept: params and workflow-level env (that
+    of base.yaml, then of dotenv files, then the workflow's own).
 
     A given param came from outside: it is stronger than a step's env.
     """
 
     params: tuple[BoundParam, ...] = ()
-    env: tuple[tuple[str, str], ...] = ()
+    env: Pairs = ()
 
     @property
     def positional(self) -> tuple[str, ...]:
@@ -65,6 +65,11 @@ class RunScope:
 
     def named(self, *, given: bool) -> dict[str, str]:
         return {p.name: p.value for p in self.params if p.name is not None and p.given is given}
+
+    def mapped(self, change: Callable[[str], str]) -> RunScope:
+        """One with each value changed."""
+        params = tuple(replace(p, value=change(p.value)) for p in self.params)
+        return RunScope(params, tuple((name, change(value)) for name, value in self.env))
 
     def text(self) -> str:
         return json.dumps([params_text(Bound(self.params)), self.env])
@@ -86,19 +91,16 @@ def read_params(text: str) -> Bound:
 
 @dataclass(frozen=True, slots=True)
 class StepTexts:
-    """The texts of a step after expansion, where expanding them took a process."""
+    """The texts of a step after expansion; None where it has none. `config` is its executor's."""
 
-    env: tuple[tuple[str, str], ...]
-    dir: str | None
-    argv: tuple[str, ...] | None
-
-    def text(self) -> str:
-        return json.dumps([self.env, self.dir, self.argv])
-
-    @staticmethod
-    def read(text: str) -> StepTexts:
-        env, folder, argv = json.loads(text)
-        return StepTexts(_pairs(env), folder, None if argv is None else tuple(argv))
+    env: Pairs = ()
+    dir: str | None = None
+    argv: tuple[str, ...] | None = None
+    run: str | None = None
+    params: tuple[Param, ...] = ()
+    stdout: str | None = None
+    stderr: str | None = None
+    config: Tree | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +112,7 @@ class Verdict:
     error: str = ""
 
 
-def _pairs(value: Sequence[Sequence[str]]) -> tuple[tuple[str, str], ...]:
+def _pairs(value: Sequence[Sequence[str]]) -> Pairs:
     return tuple((k, v) for k, v in value)
 
 
@@ -120,7 +122,7 @@ def dates(at: datetime, zone: str) -> dict[str, str]:
     return {"DATE": f"{local:%Y-%m-%d}", "MONTH": f"{local:%Y-%m}"}
 
 
-# The run's own scope
+# What needs a process before a step, or an item of it, starts
 
 
 def needs_process(texts: Sequence[str]) -> bool:
@@ -129,71 +131,158 @@ def needs_process(texts: Sequence[str]) -> bool:
 
 
 def steps_to_prepare(workflow: Workflow) -> frozenset[str]:
-    """Names of the steps that need something evaluated before each of them starts."""
-    steps = (*workflow.steps, *workflow.handlers)
-    return frozenset(s.name for s in steps if s.preconditions or needs_process(_own_texts(s)))
+    """Names of the steps that need something evaluated before each of them starts. The list of a
+    parallel step always does."""
+    return frozenset(step.name for step in _all(workflow) if _is_prepared(step))
+
+
+def items_to_prepare(workflow: Workflow) -> frozenset[str]:
+    """Names of the parallel steps that need something evaluated before each of their items: where
+    ITEM occurs in a precondition, or in a text with backticks."""
+    found = (step for step in _all(workflow) if step.parallel is not None)
+    return frozenset(step.name for step in found if _items_are_prepared(step))
+
+
+def _all(workflow: Workflow) -> tuple[Step, ...]:
+    return (*workflow.steps, *workflow.handlers)
+
+
+def _is_prepared(step: Step) -> bool:
+    waits = step.preconditions or step.parallel is not None
+    return bool(waits) or needs_process(_own_texts(step))
+
+
+def _items_are_prepared(step: Step) -> bool:
+    of_item = item_names(step)
+    if any(condition_is_of_item(c, of_item) for c in step.preconditions):
+        return True
+    return needs_process([text for text in _own_texts(step) if is_of_item(text, of_item)])
+
+
+def item_names(step: Step) -> frozenset[str]:
+    """The names whose values differ between the items of a step."""
+    names = frozenset({ITEM, ITEM_INDEX})
+    for name, text in step.env:
+        if is_of_item(text, names):
+            names |= {name}
+    return names
+
+
+def is_of_item(text: str, names: frozenset[str]) -> bool:
+    """Whether `text` means something else for each item, whose own names are `names`. The word
+    ITEM counts wherever it stands, as in `printenv ITEM`."""
+    if not names:
+        return False
+    return _ITEM_WORD.search(text) is not None or not names.isdisjoint(expand.names_in(text))
+
+
+def condition_is_of_item(condition: Condition, names: frozenset[str]) -> bool:
+    return is_of_item(condition.condition, names) or is_of_item(condition.expected or "", names)
 
 
 def _own_texts(step: Step) -> list[str]:
-    return [*(v for _, v in step.env), step.dir or "", *(step.argv or ())]
+    """Every text of a step that our own expansion is for."""
+    texts = [*(v for _, v in step.env), *(step.argv or ()), *(p.value for p in step.params)]
+    texts += [t for t in (step.dir, step.run, step.stdout, step.stderr) if t is not None]
+    return [*texts, *(_leaves(step.executor.config) if step.executor is not None else ())]
+
+
+def _leaves(tree: Tree) -> Iterator[str]:
+    if isinstance(tree, str):
+        yield tree
+        return
+    for inner in (value for _, value in tree.fields) if isinstance(tree, MapItem) else tree:
+        yield from _leaves(inner)
+
+
+# The run's own scope
+
+
+def dotenv_paths(workflow: Workflow, bound: Bound, base: Mapping[str, str]) -> tuple[str, ...]:
+    """The paths of `dotenv`, expanded with what is known without a process. Raises ScopeError."""
+    names = {**base, **{p.name: p.value for p in bound.params if p.given and p.name is not None}}
+    declared = ((p.name, p.value) for p in bound.params if not p.given and p.name is not None)
+    for name, text in (*workflow.base_env, *workflow.env, *declared):
+        if not needs_process((text,)):
+            names.setdefault(name, plain(text, names))
+    return tuple(required("dotenv", text, plain(text, names), names) for text in workflow.dotenv)
 
 
 def resolve_run(
-    workflow: Workflow, bound: Bound, base: Mapping[str, str]
+    workflow: Workflow,
+    bound: Bound,
+    base: Mapping[str, str],
+    *,
+    dotenv: Pairs = (),
+    secrets: Mapping[str, str] | None = None,
 ) -> Generator[Evaluation, Evaluated, RunScope]:
-    """Expand env and declared params; `base` is the service's environment over the dates.
+    """Expand env and declared params; `base` is the service's environment over the dates, `dotenv`
+    what the files say, which is data.
 
     Env may use params and params may use env, whichever is written first: env is expanded for
     the params, the params are expanded, and env is expanded again with them.
     """
     results: dict[str, str] = {}
     given = {p.name: p.value for p in bound.params if p.given and p.name is not None}
-    env = yield from _expand_all(workflow.env, base, given, results)
-    scope = {**base, **dict(env)}
+    base = {**base, **(secrets or {})}
+    env = yield from _run_env(workflow, dotenv, base, given, results=results)
+    scope = {**base, **dict(env), **(secrets or {})}
     params: list[BoundParam] = []
     for param in bound.params:
         value = param.value
         if not param.given:
-            value = yield from _expand(value, scope, results)
+            value = yield from expanded(value, scope, results)
         for name in (param.name, str(param.position) if param.position else None):
             if name is not None:
-                _check_value(name, value)
+                check_value(name, value)
                 scope[name] = value
         params.append(replace(param, value=value))
     named = {p.name: p.value for p in params if p.name is not None}
-    env = yield from _expand_all(workflow.env, base, named, results)
+    env = yield from _run_env(workflow, dotenv, base, named, results=results)
     return RunScope(tuple(params), env)
 
 
-def _check_value(name: str, value: str) -> None:
+def _run_env(
+    workflow: Workflow,
+    dotenv: Pairs,
+    base: Mapping[str, str],
+    more: Mapping[str, str],
+    *,
+    results: dict[str, str],
+) -> Generator[Evaluation, Evaluated, Pairs]:
+    """Env in order of strength, each text expanded in `base`, `more` and the pairs before it."""
+    scope = {**base, **more}
+    first = yield from _expand_all(workflow.base_env, scope, results)
+    for name, value in dotenv:
+        check_value(name, value)
+        scope[name] = value
+    last = yield from _expand_all(workflow.env, scope, results)
+    return (*first, *dotenv, *last)
+
+
+def _expand_all(
+    pairs: Pairs, scope: dict[str, str], results: dict[str, str], refs: Refs | None = None
+) -> Generator[Evaluation, Evaluated, Pairs]:
+    """Expand values in order, each in `scope`, which gets it."""
+    done = []
+    for name, text in pairs:
+        value = yield from expanded(text, scope, results, refs)
+        check_value(name, value)
+        scope[name] = value
+        done.append((name, value))
+    return tuple(done)
+
+
+def check_value(name: str, value: str) -> None:
+    """Raises ScopeError for a value that no variable can have."""
     if "\0" in value:
         raise ScopeError(f"{name} holds a NUL byte, which no process can be given; remove it")
     if any("\ud800" <= c <= "\udfff" for c in value):
         raise ScopeError(f"{name} holds bytes that are not UTF-8; encode them, or use a file")
 
 
-def _expand_all(
-    pairs: Sequence[tuple[str, str]],
-    base: Mapping[str, str],
-    more: Mapping[str, str],
-    results: dict[str, str],
-) -> Generator[Evaluation, Evaluated, tuple[tuple[str, str], ...]]:
-    """Expand values in order, each in `base`, `more` and those before it."""
-    scope = {**base, **more}
-    done = []
-    for name, text in pairs:
-        value = yield from _expand(text, scope, results)
-        _check_value(name, value)
-        scope[name] = value
-        done.append((name, value))
-    return tuple(done)
-
-
-def _expand(
-    text: str,
-    scope: Mapping[str, str],
-    results: dict[str, str],
-    refs: Mapping[str, Mapping[str, str]] | None = None,
+def expanded(
+    text: str, scope: Mapping[str, str], results: dict[str, str], refs: Refs | None = None
 ) -> Generator[Evaluation, Evaluated, str]:
     """Our own expansion; each command substitution runs once per run or step and is kept."""
     found = []
@@ -212,19 +301,56 @@ def _expand(
         raise ScopeError(str(error)) from error
 
 
+def expanded_tree(
+    tree: Tree, scope: Mapping[str, str], results: dict[str, str], refs: Refs | None = None
+) -> Generator[Evaluation, Evaluated, Tree]:
+    """A tree with all its texts expanded; keys stay as they are."""
+    if isinstance(tree, str):
+        return (yield from expanded(tree, scope, results, refs))
+    if isinstance(tree, MapItem):
+        fields = []
+        for key, value in tree.fields:
+            fields.append((key, (yield from expanded_tree(value, scope, results, refs))))
+        return MapItem(tuple(fields))
+    inner = []
+    for value in tree:
+        inner.append((yield from expanded_tree(value, scope, results, refs)))
+    return tuple(inner)
+
+
 # One step
+
+
+@dataclass(frozen=True, slots=True)
+class Layers:
+    """The names of a step, in two parts: those weaker than its own env, and those stronger."""
+
+    below: Mapping[str, str]
+    above: Mapping[str, str]
+
+    def names(
+        self,
+        env: Pairs = (),
+        *,
+        fixed: Mapping[str, str],
+        item: Mapping[str, str] | None = None,
+    ) -> dict[str, str]:
+        """The whole environment. `item`: ITEM and ITEM_INDEX, `fixed`: DAG_*, GIT_*, EVENT_*."""
+        return {**self.below, **dict(env), **self.above, **(item or {}), **fixed}
 
 
 def layers(
     base: Mapping[str, str],
     run: RunScope,
-    step_env: Sequence[tuple[str, str]],
     outputs: Mapping[str, str],
-    fixed: Mapping[str, str],
-) -> dict[str, str]:
-    """The whole environment of a step, stronger layers over weaker ones."""
+    *,
+    secrets: Mapping[str, str] | None = None,
+) -> Layers:
+    """`base` is the service's environment over the dates. `$1` and so on are names like others."""
+    positional = {str(n): value for n, value in enumerate(run.positional, 1)}
     declared, given = run.named(given=False), run.named(given=True)
-    return {**base, **dict(run.env), **declared, **dict(step_env), **given, **outputs, **fixed}
+    below = {**base, **dict(run.env), **(secrets or {}), **declared, **positional}
+    return Layers(below, {**given, **outputs})
 
 
 def exported(scope: Mapping[str, str]) -> dict[str, str]:
@@ -251,27 +377,44 @@ def oversized(scope: Mapping[str, str]) -> frozenset[str]:
 
 
 def step_texts(
-    step: Step, scope: Mapping[str, str], refs: Mapping[str, Mapping[str, str]]
+    step: Step,
+    scope: Mapping[str, str],
+    refs: Refs,
+    *,
+    results: dict[str, str],
+    leave_out: frozenset[str] = frozenset(),
 ) -> Generator[Evaluation, Evaluated, StepTexts]:
-    """Expand env, dir and the words of a list command, in this order."""
-    results: dict[str, str] = {}
+    """Expand env, in order, and then all other texts of a step. `results` are those of commands
+    in backticks and gets those that are new. Left out are the texts that use one of the names
+    `leave_out`."""
     inner = dict(scope)
-    env = []
-    for name, text in step.env:
-        value = yield from _expand(text, inner, results, refs)
-        _check_value(name, value)
-        inner[name] = value
-        env.append((name, value))
-    folder = None
-    if step.dir is not None:
-        folder = yield from _expand(step.dir, inner, results, refs)
-    argv = None
-    if step.argv is not None:
-        words = []
-        for word in step.argv:
-            words.append((yield from _expand(word, inner, results, refs)))
-        argv = tuple(words)
-    return StepTexts(tuple(env), folder, argv)
+
+    def wanted(text: str | None) -> bool:
+        return text is not None and not is_of_item(text, leave_out)
+
+    def one(text: str | None) -> Generator[Evaluation, Evaluated, str | None]:
+        if text is None or not wanted(text):
+            return None
+        return (yield from expanded(text, inner, results, refs))
+
+    own = tuple((name, text) for name, text in step.env if wanted(text))
+    env = yield from _expand_all(own, inner, results, refs)
+    folder = yield from one(step.dir)
+    words = []
+    for word in step.argv or ():
+        words.append((yield from one(word)))
+    run = yield from one(step.run)
+    params = []
+    for param in step.params:
+        params.append(Param(param.name, (yield from one(param.value)) or ""))
+    stdout = yield from one(step.stdout)
+    stderr = yield from one(step.stderr)
+    config = step.executor.config if step.executor is not None else None
+    tree = None
+    if config is not None and all(wanted(text) for text in _leaves(config)):
+        tree = yield from expanded_tree(config, inner, results, refs)
+    argv = None if step.argv is None else tuple(word or "" for word in words)
+    return StepTexts(env, folder, argv, run, tuple(params), stdout, stderr, tree)
 
 
 def without_process(generator: Generator[Evaluation, Evaluated, StepTexts]) -> StepTexts:
@@ -286,178 +429,28 @@ def without_process(generator: Generator[Evaluation, Evaluated, StepTexts]) -> S
 def plain(text: str, scope: Mapping[str, str]) -> str:
     """A text that stands where no process may be started for it. Raises ScopeError."""
     if needs_process((text,)):
-        raise ScopeError(f"{_short(text)}: backticks cannot be used here; put them into env")
+        raise ScopeError(f"{short(text)}: backticks cannot be used here; put them into env")
     try:
         return expand.expand(text, scope)
     except expand.ExpandError as error:
         raise ScopeError(str(error)) from error
 
 
-def judge(
-    found: Sequence[Condition],
-    scope: Mapping[str, str],
-    *,
-    refs: Mapping[str, Mapping[str, str]],
-    shell: tuple[str, ...],
-    positional: tuple[str, ...],
-) -> Generator[Evaluation, Evaluated, Verdict]:
-    """Judge all conditions in order; the first that does not hold decides."""
-    for condition in found:
-        if condition.expected is None:
-            text, more = _rewritten(condition.condition, scope, refs)
-            _refuse_oversized(text, scope)
-            argv = (*shell_argv(shell), text, shell[0], *positional)
-            evaluated = yield Evaluation(argv, exported({**scope, **more}), "precondition")
-            if evaluated.exit_code != 0:
-                why = f"exit code {evaluated.exit_code}"
-                return Verdict(
-                    False, f"precondition not met: {_short(condition.condition)} ({why})"
-                )
-            continue
-        value = yield from _expand(condition.condition, scope, {}, refs)
-        if not conditions.line_matches(condition.expected, value):
-            shown = "***" if _holds_secret(condition.condition) else repr(_short(value))
-            return Verdict(
-                False,
-                f"precondition not met: {_short(condition.condition)} is {shown}, "
-                f"expected {_short(condition.expected)}",
-            )
-    return Verdict()
+def required(
+    what: str, text: str, value: str, scope: Mapping[str, str], refs: Refs | None = None
+) -> str:
+    """`value`, which `text` came to, as it stands for a path, an address or a name: not empty, and
+    without a template that nothing was put into. Raises ScopeError and names the variable."""
+    left = "{{" in value and r"\{{" not in text
+    if value.strip() and not left:
+        return value
+    problem = f"still holds {{{{ ({short(value)})" if left else "comes out empty"
+    unset = expand.unset(text, scope, step_refs=refs or {})
+    empty = [n for n in sorted(expand.names_in(text)) if n in scope and not scope[n].strip()]
+    why = f": {unset[0]} is not set" if unset else f": {empty[0]} is empty" if empty else ""
+    raise ScopeError(f'{what} "{short(text)}" {problem}{why}')
 
 
-def _holds_secret(text: str) -> bool:
-    return any(is_secret_name(name) for name in expand.names_in(text))
-
-
-def _short(text: str) -> str:
+def short(text: str) -> str:
     line = " ".join(text.split())
     return line if len(line) <= 80 else line[:77] + "..."
-
-
-# The command line
-
-
-@dataclass(frozen=True, slots=True)
-class CommandLine:
-    """What to run: argv with "{script}" standing for the script file's path where `script`."""
-
-    argv: tuple[str, ...]
-    env: dict[str, str]
-    script: str | None = None
-
-
-SCRIPT = "{script}"
-
-
-def command_line(
-    workflow: Workflow,
-    step: Step,
-    texts: StepTexts,
-    *,
-    scope: Mapping[str, str],
-    refs: Mapping[str, Mapping[str, str]],
-    positional: tuple[str, ...],
-) -> CommandLine:
-    """Raises ScopeError where a value is missing or too large for the step's text."""
-    shell = step.shell or workflow.shell or DEFAULT_SHELL
-    env = exported(scope)
-    if step.script is not None:
-        return _script_line(
-            step, texts, shell=shell, env=env, scope=scope, refs=refs, positional=positional
-        )
-    if texts.argv is not None:
-        return CommandLine(texts.argv, env)
-    text = step.command or ""
-    if not _is_shell(shell):
-        return CommandLine((*shell_argv(shell), text, *positional), env)
-    text, more = _rewritten(text, scope, refs)
-    _refuse_oversized(text, scope)
-    if len(text) > LARGEST_SHELL_TEXT // 4:  # the kernel refuses an argument of 128 KiB
-        return CommandLine(
-            (*_without_c(shell_argv(shell)), SCRIPT, *positional), {**env, **more}, text
-        )
-    return CommandLine((*shell_argv(shell), text, shell[0], *positional), {**env, **more})
-
-
-def _script_line(
-    step: Step,
-    texts: StepTexts,
-    *,
-    shell: tuple[str, ...],
-    env: dict[str, str],
-    scope: Mapping[str, str],
-    refs: Mapping[str, Mapping[str, str]],
-    positional: tuple[str, ...],
-) -> CommandLine:
-    script = step.script or ""
-    interpreter = texts.argv
-    if interpreter is None and step.command is not None:
-        interpreter = tuple(shlex.split(step.command))
-    if interpreter is None:
-        interpreter = _shebang(script)
-    if interpreter is None:
-        interpreter = _without_c(shell_argv(shell))
-        in_shell = _is_shell(shell)
-    else:
-        in_shell = _is_shell(_program(interpreter))
-    more: dict[str, str] = {}
-    if in_shell:
-        script, more = _rewritten(script, scope, refs)
-        _refuse_oversized(script, scope)
-    return CommandLine((*interpreter, SCRIPT, *positional), {**env, **more}, script)
-
-
-def _shebang(script: str) -> tuple[str, ...] | None:
-    """The words of a `#!` line as the kernel splits it: the interpreter and one argument."""
-    match = re.match(r"#![ \t]*(\S+)(?:[ \t]+([^\n]*?))?[ \t]*(?:\n|$)", script)
-    if match is None:
-        return None
-    return (match[1], match[2]) if match[2] else (match[1],)
-
-
-def _program(words: tuple[str, ...]) -> tuple[str, ...]:
-    if words and PurePosixPath(words[0]).name == "env":
-        rest = " ".join(words[1:]).split()
-        return tuple(w for w in rest if not w.startswith("-"))[:1]
-    return words
-
-
-def _is_shell(shell: tuple[str, ...]) -> bool:
-    return bool(shell) and PurePosixPath(shell[0]).name in SHELLS_WITH_E
-
-
-def shell_argv(shell: tuple[str, ...]) -> tuple[str, ...]:
-    """The words before the shell text: `-e` is added to a known shell without options, and `-c`
-    unless it stands there."""
-    if len(shell) == 1 and _is_shell(shell):
-        return (shell[0], "-e", "-c")
-    return shell if shell[-1] == "-c" else (*shell, "-c")
-
-
-def _without_c(argv: tuple[str, ...]) -> tuple[str, ...]:
-    return argv[:-1] if argv[-1] == "-c" else argv
-
-
-def _rewritten(
-    text: str, scope: Mapping[str, str], refs: Mapping[str, Mapping[str, str]]
-) -> tuple[str, dict[str, str]]:
-    try:
-        text, more = expand.rewrite_shell(text, scope, step_refs=refs)
-    except expand.ExpandError as error:
-        raise ScopeError(str(error)) from error
-    for value in more.values():
-        if len(value.encode()) > LARGEST_VALUE:
-            raise ScopeError("a value of a JSON path is more than an environment variable can hold")
-    return text, more
-
-
-def _refuse_oversized(text: str, scope: Mapping[str, str]) -> None:
-    out = oversized(scope)
-    if not out:
-        return
-    for name in sorted(out & expand.names_in(text)):
-        size = len(scope[name].encode()) // 1024
-        remedy = f"; read the file ${name}_FILE" if f"{name}_FILE" in scope else ""
-        raise ScopeError(
-            f"{name} is {size} KiB, more than an environment variable can hold{remedy}"
-        )

@@ -25,10 +25,19 @@ def run_folder(runs: Path, run: str, *, root: str = "") -> Path:
     return runs / f"{first[:4]}-{first[4:6]}" / first / run
 
 
-def launch_folder(folder: Path, *, number: int, step: str, attempt: int, launch: str) -> Path:
-    """`<number>-<slug>/<attempt>.<launch>` below a run's folder; steps count from 1."""
+def launch_folder(
+    folder: Path, *, number: int, step: str, attempt: int, launch: str, item: int | None = None
+) -> Path:
+    """`<number>-<slug>/<attempt>.<launch>` below a run's folder, that of an item of a parallel step
+    `<number>-<slug>/<item>/<attempt>.<launch>`; steps count from 1, items from 0."""
+    place = step_folder(folder, number=number, step=step)
+    return (place if item is None else place / str(item)) / f"{attempt}.{launch}"
+
+
+def step_folder(folder: Path, *, number: int, step: str) -> Path:
+    """`<number>-<slug>` below a run's folder."""
     slug = _UNSAFE.sub("-", step).strip("-")[:40] or "step"
-    return folder / f"{number}-{slug}" / f"{attempt}.{launch}"
+    return folder / f"{number}-{slug}"
 
 
 def workspace_folder(workspaces: Path, run: str, *, root: str = "") -> Path:

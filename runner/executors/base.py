@@ -13,24 +13,29 @@ from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
+from runner.veil import NO_VEIL, Veil
+
 
 @dataclass(frozen=True, slots=True)
 class Call:
     """What a `run` step calls: `workflow` as the step names it, expanded, and its params, (name or
     None, value) in order. `from_data`: their names come from data (a map item's keys), so the
-    workflow must declare or mention them. `item` is ITEM's text, None where the step has none."""
+    workflow must declare or mention them. `item` is ITEM's text, None where the step has none.
+    `veil` hides the caller's secrets in what is stored of these texts."""
 
     workflow: str
     params: tuple[tuple[str | None, str], ...] = ()
     from_data: bool = False
     item: str | None = None
+    veil: Veil = NO_VEIL
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
     """One attempt, ready to begin. `folder` is the launch's own, new and empty; the executor
     writes the log to `out` (and to `err`, where `separate_streams`) below it. `item` is the number
-    (from 0) of a parallel step's item; `call` is there where a sub-workflow is run."""
+    (from 0) of a parallel step's item; `call` is there where a sub-workflow is run. `stdout` and
+    `stderr` are files that the step wants copies of what it printed in."""
 
     run: str
     step: str
@@ -44,6 +49,8 @@ class Task:
     separate_streams: bool = False
     item: int | None = None
     call: Call | None = None
+    stdout: Path | None = None
+    stderr: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,7 @@ from runner.language.faults import LanguageError, quoted
 from runner.language.model import Param, Workflow
 from runner.language.subworkflows import MOST_DEPTH, Index
 from runner.triggers import child_key, child_run
+from runner.veil import starred
 from storage.git_errors import GitError, NoRoom
 from storage.mask import Mask, is_secret_name
 from storage.records import Append, PutValues, RunRow, Write
@@ -226,6 +227,7 @@ class ChildExecutor:
                 key=child_key(task.run, task.step, attempt=task.attempt, item=task.item),
             ),
             params=bound or _bound(found.workflow, call),
+            mask=self.family.mask_of(task.run),
             lineage=Lineage(
                 parent=task.run,
                 parent_step=task.step,
@@ -395,17 +397,22 @@ def _bound(workflow: Workflow, call: Call) -> params.Bound:
     """Raises ParamError. What the caller's file writes may name anything; a name that comes from
     data must be declared or mentioned."""
     given = [Param(name, value) for name, value in call.params]
-    return params.bind(
+    bound = params.bind(
         workflow.params,
         given,
         mentioned=lambda name: not call.from_data or params.mentions(workflow, name),
     )
+    if not call.veil:
+        return bound
+    hidden = (replace(p, value=call.veil.hide(p.value)) if p.given else p for p in bound.params)
+    return params.Bound(tuple(hidden))
 
 
 def _item_values(task: Task, call: Call, caller: Caller) -> tuple[tuple[str, str, str], ...]:
     """ITEM and its number: of the step's own item, else of the one that its caller runs for."""
     if call.item is not None:
-        return (RUN_SCOPE, ITEM, call.item), (RUN_SCOPE, ITEM_INDEX, str(task.item))
+        text = call.veil.hide(call.item)
+        return (RUN_SCOPE, ITEM, text), (RUN_SCOPE, ITEM_INDEX, str(task.item))
     keys = ((RUN_SCOPE, ITEM), (RUN_SCOPE, ITEM_INDEX))
     return tuple((*key, caller.values[key]) for key in keys if key in caller.values)
 
@@ -414,7 +421,8 @@ def _result(row: RunRow, history: History) -> tuple[str, tuple[str, ...]]:
     """The JSON that stands for a child run's stdout, and what of it is secret."""
     values = history.values
     scope = RunScope.read(values[RUN_SCOPE, "scope"]) if (RUN_SCOPE, "scope") in values else None
-    named = {p.name or str(p.position): p.value for p in scope.params} if scope else {}
+    given = scope.params if scope else ()
+    named = {p.name or str(p.position): starred(p.value) for p in given}
     outputs: dict[str, str] = {}
     state = history.state()
     for step in state.steps[: state.first_handler]:

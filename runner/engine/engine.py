@@ -22,6 +22,7 @@ from runner.engine.fold import apply
 from runner.engine.history import History, HistoryError
 from runner.engine.journal import RUN_SCOPE, UnreadableRecord, given_up_writes
 from runner.engine.parts import Checkout, Library, Observer, Parts, Slots
+from runner.engine.secret_values import NO_ACCESS, SecretAccess
 from runner.engine.state import RunStatus
 from runner.engine.supervisor import Supervisor
 from runner.engine.workspace import Place
@@ -79,9 +80,11 @@ class Engine:
         max_steps: int = 64,
         observe: Observer | None = None,
         library: Library | None = None,
+        secrets: SecretAccess = NO_ACCESS,
     ) -> None:
         """`runs` and `workspaces` are folders for logs and checkouts. Without `checkout`,
-        `workspaces` itself is the workspace of every run. `library` finds sub-workflows."""
+        `workspaces` itself is the workspace of every run. `library` finds sub-workflows, `secrets`
+        says where declared ones may come from."""
         self._runs = runs
         self._workspaces = workspaces
         self._parts = Parts(
@@ -100,6 +103,7 @@ class Engine:
             owes=owes,
             checkout=checkout,
             observe=observe,
+            secrets=secrets,
         )
         self._lives: dict[str, _Life] = {}
         self._masks: dict[str, Mask] = {}  # of runs that are to be taken up again
@@ -208,7 +212,8 @@ class Engine:
         for record in await self._parts.store.events(run):
             event = journal.event(record)
             if isinstance(event, Launched) and event.boot_id == self._parts.boot_id:
-                for launch in folder.glob(f"*/{event.attempt}.{event.launch}"):
+                item = "" if event.item is None else f"{event.item}/"
+                for launch in folder.glob(f"*/{item}{event.attempt}.{event.launch}"):
                     executor.recall(Earlier(run, launch, same_boot=True))
         await executor.end_left_behind(run, grace_s=GIVEN_UP_GRACE_S)
 
@@ -233,7 +238,8 @@ class Engine:
         started = next(event for event in history.events if isinstance(event, Started))
         parent = self._lives[queued.parent] if queued.parent else None
         if parent is not None:
-            parts = replace(parts, mask=parent.supervisor.mask)  # it may be given what is secret
+            above = parent.supervisor  # it may be given what is secret
+            parts = replace(parts, mask=above.mask, veil=above.veil)
         folder = workspace.run_folder(self._runs, history.run, root=queued.root)
         place = self._place(history, parent, folder)
 

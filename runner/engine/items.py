@@ -153,10 +153,17 @@ def _entry(result: ItemResult) -> dict[str, Any]:
         "runId": child.get("runId", ""),
         "params": child.get("params", ""),
         "status": result.status,
-        "exitCode": result.exit_code,
+        "exitCode": _exit_code(result),
         "error": result.error,
         "output": child.get("outputs", {}) if result.of_child else result.output,
     }
+
+
+def _exit_code(result: ItemResult) -> int | None:
+    """A child run has the one that `dagmill run` would have."""
+    if not result.of_child or result.status == "cancelled":
+        return result.exit_code
+    return int(result.status == "failed")
 
 
 def _child(text: str) -> dict[str, Any]:

@@ -30,7 +30,8 @@ from runner.engine.state import RunState, RunStatus
 from runner.language.model import Workflow
 from runner.language.params import Bound
 from runner.triggers import Trigger, TriggerType
-from storage.mask import is_secret_name
+from runner.veil import starred
+from storage.mask import STARS, Mask, is_secret_name
 from storage.records import (
     Append,
     EventRecord,
@@ -44,6 +45,8 @@ from storage.records import (
 
 RUN_SCOPE = "run"  # the scope of run_values that belongs to the run as a whole
 PARAMS = "params"
+
+NO_MASK = Mask()
 
 ACTIVE = (RunStatus.RUNNING, RunStatus.WAITING)
 """Runs that have begun and are not over: what limits count."""
@@ -211,6 +214,7 @@ def queued_writes(
     lineage: Lineage = ROOT,
     not_before: datetime | None = None,
     carried: Sequence[Event] = (),
+    mask: Mask = NO_MASK,
 ) -> tuple[Write, ...]:
     """What makes a run exist: its sources (`base` is base.yaml's text), its first events and head,
     and its given params. `carried` are the facts that a retry takes over."""
@@ -228,7 +232,7 @@ def queued_writes(
         blob=origin.blob,
         definition_sha256=sha256,
         trigger=trigger,
-        params=_shown(params),
+        params=_shown(params, mask),
         dirty=origin.dirty,
         base_sha256=base_sha256,
         parent=lineage.parent,
@@ -280,10 +284,10 @@ def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _shown(params: Bound) -> tuple[tuple[str, str], ...]:
+def _shown(params: Bound, mask: Mask) -> tuple[tuple[str, str], ...]:
     """What was given, secrets left out; declared values are known once the run is prepared."""
     labelled = ((p.name or str(p.position), p.value) for p in params.params if p.given)
-    return tuple((k, "***" if is_secret_name(k) else v) for k, v in labelled)
+    return tuple((k, STARS if is_secret_name(k) else mask.text(starred(v))) for k, v in labelled)
 
 
 def started_writes(

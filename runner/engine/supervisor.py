@@ -41,6 +41,7 @@ from runner.engine.postponed import Postponed
 from runner.engine.scope import Evaluated, Evaluation, RunScope, ScopeError, Verdict
 from runner.engine.state import SIGKILL, Preparation, RunStatus, StepStatus, Unit
 from runner.executors.base import Earlier, Execution, Outcome, Task, Void, is_passing
+from runner.veil import Veil
 from storage.git_errors import NoRoom
 from storage.mask import Mask
 from storage.records import RunRow, Write
@@ -123,6 +124,11 @@ class Supervisor:
     def mask(self) -> Mask:
         """What hides the run's secrets, as far as they are known by now."""
         return self._attempts.mask
+
+    @property
+    def veil(self) -> Veil:
+        """What hides the run's declared secrets in what is stored."""
+        return self._attempts.veil
 
     def request_stop(self, by: str) -> None:
         """Ask the run to stop; a second time kills. Takes effect in the loop's next turn."""

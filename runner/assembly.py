@@ -17,7 +17,6 @@ from collections.abc import Callable, Coroutine, Iterator, Mapping, MutableMappi
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,13 +26,18 @@ import structlog
 from runner import orphans, privacy
 from runner.control import environment, local
 from runner.control.admission import Admission
+from runner.control.applied import Applied
 from runner.control.claiming import Claiming
+from runner.control.endpoints import Endpoints
 from runner.control.firing import Firing
+from runner.control.followers import KIND, Followers
 from runner.control.intake import Intake, Source
 from runner.control.janitor import Janitor
+from runner.control.mirror_library import MirrorLibrary
 from runner.control.publisher import Publisher, Site
 from runner.control.reconciler import Reconciled, Reconciler
 from runner.control.reporter import Reporter
+from runner.control.requests import RequestRefused, Requests
 from runner.control.ticker import Ticker
 from runner.engine.engine import Engine
 from runner.engine.journal import ACTIVE
@@ -212,8 +216,8 @@ def _credentials(settings: Settings) -> Callable[[str], Credential | None] | Non
 
 def _owes(row: RunRow, *, keep_failed: timedelta) -> tuple[Write, ...]:
     """What a final run owes."""
-    if not row.repository or row.finished_at is None:
-        return ()
+    if not row.repository or row.finished_at is None or row.parent:
+        return ()  # a child run is told and cleared up with its root
     kept = keep_failed if row.status == RunStatus.FAILED else timedelta(0)
     return (
         Owe("summary", row.run, row.finished_at),
@@ -243,8 +247,8 @@ class _Service:
         self._name = settings.repository_name
         self._token_file = settings.data / "token"
         self._token = ""
-        owes = partial(_owes, keep_failed=timedelta(seconds=settings.keep_failed_s))
-        self._owes = owes
+        library = MirrorLibrary(store, {self._name: mirror}, folder=settings.path)
+        self._claiming = Claiming(queues=settings.queues, zone=settings.timezone, library=library)
         self._engine = Engine(
             store=store,
             runs=settings.data / "runs",
@@ -254,8 +258,9 @@ class _Service:
             mask=mask,
             zone=settings.timezone,
             url=url,
-            owes=owes,
+            owes=self._owes,
             checkout=self._checkout,
+            library=library,
             max_steps=settings.max_steps,
         )
         self._admission = Admission(
@@ -268,22 +273,45 @@ class _Service:
             min_free_bytes=settings.min_free_disk,
             stop=self._ask_to_stop,
             queues=settings.queues,
-            owes=owes,
+            owes=self._owes,
         )
-        source = Source(self._read_blob, self._pin, lambda: self._reconciler.applied())
+        source = Source(self._read_blob, self._pin, self._applied)
         self._intake = Intake(
             store,
             {self._name: source},
             clock=now,
             queued=self._admission.queued,
-            claiming=Claiming(queues=settings.queues, zone=settings.timezone),
+            claiming=self._claiming,
         )
+        in_force = {self._name: self._applied}
+        self._followers = Followers(store, self._intake, applied=in_force, clock=now)
+        self._endpoints = Endpoints(store, self._intake, applied=in_force, clock=now)
+        self._starter = Reporter(store, KIND, pay=self._followers, clock=now)
+        self._requests = self._make_requests()
         self._ticker = self._make_ticker()
         self._folder = parse_address(settings.repository).folder
         self._refs = local.refs_folder(self._folder) if self._folder else None
         self._reconciler = self._make_reconciler()
         self._reporter = self._make_reporter()
         self._cleaner = self._make_cleaner()
+
+    def _owes(self, row: RunRow) -> tuple[Write, ...]:
+        keep_failed = timedelta(seconds=self._settings.keep_failed_s)
+        return (*_owes(row, keep_failed=keep_failed), *self._followers.owes(row))
+
+    def _applied(self) -> Applied:
+        return self._reconciler.applied()
+
+    def _make_requests(self) -> Requests:
+        return Requests(
+            self._store,
+            record=self._engine.request,
+            clock=now,
+            claiming=self._claiming,
+            queued=self._admission.queued,
+            pin=self._pin,
+            owes=self._owes,
+        )
 
     def _make_ticker(self) -> Ticker:
         return Ticker(
@@ -388,6 +416,7 @@ class _Service:
         yield self._reconciler.run_forever()
         yield self._reporter.run_forever()
         yield self._cleaner.run_forever()
+        yield self._starter.run_forever()
         if os.getpid() == 1:
             yield orphans.reap_forever()
         if self._refs is not None:
@@ -472,6 +501,7 @@ class _Service:
             repositories={self._name: self._mirror.url},
             nudge=lambda repository: self._reconciler.nudge(),
             start=self._intake.start_by_hand,
+            endpoint=self._endpoints.start,
             log_paths=LogFiles(self._store, self._settings.data / "runs"),
             schedules=self._ticker.lines,
             hosts=tuple({settings.host, "localhost", "127.0.0.1", "::1", *settings.hosts}),
@@ -479,10 +509,12 @@ class _Service:
             ready=lambda: self._reconciler.reconciled,
             closing=closing,
             mask=self._engine.mask_of,
+            requests=self._requests,
         )
 
     async def _ask_to_stop(self, run: str, by: str) -> None:
-        self._engine.stop(run, by)
+        with contextlib.suppress(RequestRefused):  # it is over
+            await self._requests.stop(run, by=by)
 
     def _started(self) -> Started:
         return Started(

@@ -16,6 +16,7 @@ from starlette.applications import Starlette
 
 from runner.control import applied, catalog
 from runner.control.claiming import Claiming
+from runner.control.endpoints import Endpoints
 from runner.control.intake import Intake, Source
 from storage.mask import Mask
 from storage.records import EntryRow, PutEntry, PutRepository, RaiseApplied, RepositoryRow
@@ -122,6 +123,7 @@ def doors(world: World, in_force: applied.Applied) -> Doors:
         queued=lambda repository, workflow: None,
         claiming=Claiming(queues={}),
     )
+    endpoints = Endpoints(world.store, intake, applied={"ops": lambda: in_force}, clock=lambda: AT)
     return Doors(
         store=world.store,
         clock=lambda: AT,
@@ -130,6 +132,7 @@ def doors(world: World, in_force: applied.Applied) -> Doors:
         repositories={"ops": "https://github.com/acme/ops.git", "open": "/srv/git/open.git"},
         nudge=world.nudged.append,
         start=intake.start_by_hand,
+        endpoint=endpoints.start,
         log_paths=world.log_paths,
         schedules=lambda: [Line()],
         hosts=("127.0.0.1", "localhost"),

@@ -16,7 +16,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from storage.store import StorageError
-from webhook import api, hooks
+from webhook import api, hooks, workflow_hooks
 from webhook.doors import Doors, ScheduleLine, StartByHand
 from webhook.edge import Edge
 from webhook.problems import Problem, from_http_exception, from_problem, from_storage_error
@@ -27,7 +27,12 @@ __all__ = ["Doors", "ScheduleLine", "StartByHand", "create_app"]
 def create_app(doors: Doors) -> Starlette:
     """The app over `doors`. Starts no task and keeps no state of its own."""
     return Starlette(
-        routes=[*_own_routes(doors), *hooks.routes(doors), *api.routes(doors)],
+        routes=[
+            *_own_routes(doors),
+            *hooks.routes(doors),
+            *workflow_hooks.routes(doors),
+            *api.routes(doors),
+        ],
         middleware=[Middleware(Edge, hosts=doors.hosts, token=doors.token)],
         exception_handlers={
             Problem: from_problem,

@@ -16,7 +16,7 @@ from typing import Protocol, cast
 
 from runner.language.model import Param
 from storage.mask import Mask
-from storage.records import RunRow
+from storage.records import DeliveryRow, RunRow
 from storage.store import Store
 
 
@@ -61,6 +61,19 @@ class StartByHand(Protocol):
         actor: str,
         request: str | None,
     ) -> RunRow: ...
+
+
+class Endpoint(Protocol):
+    """Starts a run because something was sent to its workflow's own endpoint.
+
+    `delivery` is stored with the run. The run, and whether it was made now: a second call with the
+    same `request` answers the run of the first. Raises an error whose message is meant for the
+    sender where nothing can be started.
+    """
+
+    async def __call__(
+        self, delivery: DeliveryRow, workflow: str, *, body: bytes, request: str | None
+    ) -> tuple[RunRow, bool]: ...
 
 
 LogPaths = Callable[[str, str, int | None, int | None], Awaitable[Sequence[Path]]]
@@ -112,6 +125,7 @@ class Doors:
     repositories: Mapping[str, str]
     nudge: Callable[[str], None]
     start: StartByHand
+    endpoint: Endpoint
     log_paths: LogPaths
     schedules: Callable[[], Sequence[ScheduleLine]]
     hosts: tuple[str, ...]

@@ -61,7 +61,7 @@ async def _receive(doors: Doors, request: Request) -> Response:
         provider.authenticate(request.headers, body, secrets=secrets)
         hook = provider.read(request.headers, body)
     except BadSignature as error:
-        raise _unauthenticated(error) from error
+        raise unauthenticated(error) from error
     except BadPayload as error:
         raise Problem(400, str(error), place="body", remedy="send the forge's own JSON") from error
     _check_repository(doors, repository, hook=hook)
@@ -83,6 +83,18 @@ def _admit(
     doors: Doors, repository: str, *, headers: Headers
 ) -> tuple[Provider, tuple[bytes, ...]]:
     """Everything that can be refused without reading the body."""
+    secrets = secrets_of(doors, repository)
+    provider = _provider(headers)
+    try:
+        provider.check_headers(headers)
+    except BadSignature as error:
+        raise unauthenticated(error) from error
+    check_content_type(headers)
+    return provider, secrets
+
+
+def secrets_of(doors: Doors, repository: str) -> tuple[bytes, ...]:
+    """The secrets of the repository's hooks. Problem 404 or 403 where there are none."""
     if repository not in doors.repositories:
         raise Problem(
             404,
@@ -99,13 +111,7 @@ def _admit(
             place="configuration",
             remedy="set DAGMILL_HOOK_SECRET for the service, and the same secret at the forge",
         )
-    provider = _provider(headers)
-    try:
-        provider.check_headers(headers)
-    except BadSignature as error:
-        raise _unauthenticated(error) from error
-    _check_content_type(headers)
-    return provider, secrets
+    return secrets
 
 
 def _provider(headers: Headers) -> Provider:
@@ -128,7 +134,7 @@ def _provider(headers: Headers) -> Provider:
         ) from error
 
 
-def _check_content_type(headers: Headers) -> None:
+def check_content_type(headers: Headers) -> None:
     given = headers.get("content-type", "")
     if given.partition(";")[0].strip().lower() != "application/json":
         raise Problem(
@@ -136,11 +142,11 @@ def _check_content_type(headers: Headers) -> None:
             "a delivery must be JSON",
             place="header Content-Type",
             value=given,
-            remedy="set the webhook's content type to application/json at the forge",
+            remedy="set the content type to application/json where the hook is sent from",
         )
 
 
-def _unauthenticated(error: BadSignature) -> Problem:
+def unauthenticated(error: BadSignature) -> Problem:
     return Problem(
         401,
         str(error),

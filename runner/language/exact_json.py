@@ -7,8 +7,11 @@ of workflows. Pure.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
+
+_PART = re.compile(r"([A-Za-z0-9_-]+)|\[([0-9]+)\]")
 
 
 class Number(str):
@@ -38,6 +41,19 @@ def compact(node: Any, *, string: Callable[[str], str] = quoted) -> str:
         return "".join(_pieces(node, string))
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
+
+
+def at(node: Any, path: str) -> Any:
+    """What stands at a path such as `release.tags[0].name`. Raises LookupError."""
+    for key, index in _PART.findall(path):
+        number = index or key
+        if isinstance(node, dict) and key:
+            node = node[key]
+        elif isinstance(node, list) and number.isdecimal() and len(number) < 10:
+            node = node[int(number)]
+        else:
+            raise LookupError(path)
+    return node
 
 
 def text(node: Any) -> str:

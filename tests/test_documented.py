@@ -9,16 +9,18 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import click
+import language_pages
 import pytest
 from pydantic.alias_generators import to_camel
 
 from runner.cli import COMMANDS, cli
 from runner.engine.events import Event
-from runner.language import document
+from runner.language import entries, source
 from runner.settings import CREDENTIALS, Settings
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -52,10 +54,10 @@ def test_every_command_has_an_entry_with_its_options() -> None:
 
 def test_every_event_has_an_entry() -> None:
     events = {event.__name__ for event in get_args(Event)}
-    entries = {cell.strip("`") for cell in first_cells(page("events.md"))}
+    documented = {cell.strip("`") for cell in first_cells(page("events.md"))}
     assert len(events) > 10
-    assert events - entries == set()
-    assert entries - events == {"event"}, "an entry of something that is no event"
+    assert events - documented == set()
+    assert documented - events == {"event"}, "an entry of something that is no event"
 
 
 def settings_rows() -> dict[str, list[str]]:
@@ -84,33 +86,94 @@ def test_the_default_of_a_setting_is_the_documented_one(name: str) -> None:
         assert not re.fullmatch(r"`[\d.]+`", cell), "a number where there is no default"
 
 
-def supported_keys() -> Iterator[tuple[str, str]]:
-    """(map of the file, key in it) that this release takes."""
-    for entry in vars(document).values():
-        if isinstance(entry, type) and issubclass(entry, document.Entry):
-            yield from ((entry.__name__, to_camel(name)) for name in entry.model_fields)
+# Keys of the language: WHERE is "workflow", "step", or "" for a key within another, whose name is
+# then its path (`retryPolicy.limit`, `docker.image`).
+
+Key = tuple[str, str]
+
+
+def keys_of(entry: type[entries.Entry]) -> list[str]:
+    return [field.alias or to_camel(name) for name, field in entry.model_fields.items()]
+
+
+def all_keys() -> Iterator[Key]:
+    yield from (("workflow", key) for key in keys_of(entries.WorkflowEntry))
+    yield from (("step", key) for key in keys_of(entries.StepEntry))
+    yield from keys_within(entries.WorkflowEntry, "")
+    yield from keys_within(entries.StepEntry, "")
+    for name, config in entries.CONFIGS.items():
+        yield from (("", f"{name}.{key}") for key in keys_of(config))
+
+
+def keys_within(entry: type[entries.Entry], path: str) -> Iterator[Key]:
+    for key, inner in entry.nested.items():
+        if inner is not entries.StepEntry and key != "precondition":
+            yield from (("", f"{path}{key}.{name}") for name in keys_of(inner))
+            yield from keys_within(inner, f"{path}{key}.")
+        if inner is entries.StepEntry and path:
+            yield "", path + key
+
+
+def keys_with_an_entry() -> set[Key]:
+    """Those in the first cell of a row; the table's first header says which kind they are."""
+    found: set[Key] = set()
+    for file in language_pages.FOLDER.glob("*.md"):
+        header, rest = "", ["", *file.read_text("utf-8").splitlines()]
+        for above, line in pairwise(rest):
+            if line.startswith("|") and not above.startswith("|"):
+                header = line.split("|")[1].strip()
+            elif line.startswith("|"):
+                where = header.removesuffix(" key") if header.endswith(" key") else ""
+                found |= {(where, name) for name in re.findall(r"`([^`]+)`", line.split("|")[1])}
+    return found
+
+
+def keys_in_examples() -> set[Key]:
+    """Those in an example that a test loads without a problem."""
+    found: set[Key] = set()
+    for example in language_pages.examples():
+        if example.path.endswith(".yaml") and not example.problems:
+            for document in source.read(example.text).documents:
+                found |= set(used("workflow", entries.WorkflowEntry, document, path=""))
+    return found
+
+
+def used(where: str, entry: type[entries.Entry], data: Any, *, path: str) -> Iterator[Key]:
+    if isinstance(data, list):
+        for item in data:
+            yield from used(where, entry, item, path=path)
+    for key, value in data.items() if isinstance(data, dict) else ():
+        if entry is entries.StepEntry and key == "executor" and isinstance(value, dict):
+            yield from (("", f"{value['type']}.{name}") for name in value.get("config", {}))
+        yield where, path + key
+        inner = entry.nested.get(key)
+        if inner is entries.StepEntry:
+            steps = [*value.values()] if key == "steps" and isinstance(value, dict) else value
+            yield from used("step", inner, steps, path="")
+        elif inner is not None:
+            within = "" if where in ("workflow", "step") else path
+            yield from used("", inner, value, path=f"{within}{key}.")
 
 
 def test_every_key_of_the_language_has_an_entry() -> None:
-    keys = set(supported_keys())
-    assert {("WorkflowEntry", "schedule"), ("StepEntry", "continueOn")} <= keys
-    text = page("language.md")
-    mentioned = set(
-        re.findall(r"[A-Za-z]+", "\n".join(re.findall(r"```.*?```|`[^`\n]+`", text, re.S)))
-    )
-    assert sorted(f"{entry}.{key}" for entry, key in keys if key not in mentioned) == []
+    keys = set(all_keys())
+    assert {("workflow", "schedule"), ("step", "continueOn"), ("", "on.push.paths")} <= keys
+    assert {("", "handlerOn.init"), ("", "docker.image"), ("", "smtp.tls")} <= keys
+    assert sorted(keys - keys_with_an_entry()) == []
 
 
-def test_every_key_of_later_releases_is_listed_as_not_yet_supported() -> None:
-    later = {
-        key
-        for entry in vars(document).values()
-        if isinstance(entry, type) and issubclass(entry, document.Entry)
-        for key in entry.later
+def test_every_key_of_the_language_is_in_an_example() -> None:
+    short = {("workflow", "precondition")}  # the other spelling; a step has an example of it
+    assert sorted(set(all_keys()) - keys_in_examples() - short) == []
+
+
+def test_every_entry_of_a_key_is_of_one_that_there_is() -> None:
+    known = {name for _, name in all_keys()}
+    entered = {name for where, name in keys_with_an_entry() if where or "." in name}
+    invented = {
+        name for name in entered if re.fullmatch(r"[a-zA-Z]+(\.[a-zA-Z]+)+|[a-zA-Z]+", name)
     }
-    listed = set(re.findall(r"`(\w+)`", page("language.md").partition("## Not yet supported")[2]))
-    assert "parallel" in later
-    assert later - listed == set()
+    assert sorted(invented - known) == []
 
 
 def test_every_dependency_has_a_line_with_its_reason_and_licence() -> None:
@@ -118,8 +181,7 @@ def test_every_dependency_has_a_line_with_its_reason_and_licence() -> None:
     extras = project["optional-dependencies"].values()
     wanted = [*project["dependencies"], *(item for extra in extras for item in extra)]
     names = {re.split(r"[^A-Za-z0-9_.-]", item)[0] for item in wanted}
-    entries = set(first_cells(page("dependencies.md"))) - {"package"}
-    assert entries == names
+    assert set(first_cells(page("dependencies.md"))) - {"package"} == names
 
 
 def links(file: Path) -> Iterator[tuple[str, str]]:
@@ -151,3 +213,4 @@ def test_every_link_of_a_page_leads_somewhere(file: Path) -> None:
 def test_every_page_is_in_the_index() -> None:
     listed = {path for path, _ in links(DOCS / "README.md")}
     assert {file.name for file in DOCS.glob("*.md")} - {"README.md"} <= listed
+    assert "language/README.md" in listed

@@ -105,7 +105,11 @@ def child_key(parent: str, step: str, *, attempt: int, item: int | None) -> str:
 def child_run(parent: str, step: str, *, attempt: int, item: int | None) -> str:
     """The id of that run: the same whenever it is asked for, so that it is made once. It begins
     as its parent's does, with the instant of the run that all began with."""
-    key = child_key(parent, step, attempt=attempt, item=item)
+    return run_of_child(parent, child_key(parent, step, attempt=attempt, item=item))
+
+
+def run_of_child(parent: str, key: str) -> str:
+    """The id of the child run that has this key."""
     return parent[: len("20261123-000000-")] + hashlib.sha256(key.encode()).hexdigest()[:12]
 
 

@@ -42,6 +42,7 @@ from runner.control.ticker import Ticker
 from runner.engine.engine import Engine
 from runner.engine.journal import ACTIVE
 from runner.engine.log_files import LogFiles
+from runner.engine.secret_values import NO_ACCESS, SecretAccess
 from runner.engine.state import RunStatus
 from runner.listening import Server, StartRefused, Stop, bind, stop_signals, token, url, web_config
 from runner.settings import Settings
@@ -189,6 +190,7 @@ def _assemble(
         store,
         mirror,
         inherited=environment.inherited(environ, settings.pass_env),
+        secrets=_secret_access(settings, environ),
         mask=Mask([*_secrets(settings), *passed.values()]),
         url=url(settings.host, listener),
         announcer=announcer,
@@ -200,6 +202,12 @@ def _secrets(settings: Settings) -> list[str]:
     given = (settings.hook_secret, settings.git_token)
     values = [value.get_secret_value() for value in given if value is not None]
     return [*values, *url_secrets(settings.repository)]
+
+
+def _secret_access(settings: Settings, environ: Mapping[str, str]) -> SecretAccess:
+    """What workflows may read as secrets."""
+    theirs = {k: v for k, v in environ.items() if not k.startswith("DAGMILL_")}
+    return SecretAccess(theirs, settings.secret_env, settings.secrets_dir or NO_ACCESS.folder)
 
 
 def _credentials(settings: Settings) -> Callable[[str], Credential | None] | None:
@@ -235,6 +243,7 @@ class _Service:
         mirror: Mirror,
         *,
         inherited: Mapping[str, str],
+        secrets: SecretAccess,
         mask: Mask,
         url: str,
         announcer: Announcer,
@@ -261,6 +270,7 @@ class _Service:
             owes=self._owes,
             checkout=self._checkout,
             library=library,
+            secrets=secrets,
             max_steps=settings.max_steps,
         )
         self._admission = Admission(

@@ -94,6 +94,8 @@ class Settings(BaseModel):
     tick_grace_s: float = Field(default=300, ge=0)
     timezone: Annotated[str, AfterValidator(_zone)] = "UTC"
     pass_env: Annotated[tuple[str, ...], BeforeValidator(_words)] = ()
+    secret_env: Annotated[tuple[str, ...], BeforeValidator(_words)] = ()
+    secrets_dir: _FromHere | None = None  # None: workflows may read no files as secrets
     durability: Literal["host", "process"] = "host"
     # name → runs of it that may be active at once; 0: any number
     queues: Annotated[dict[str, int], BeforeValidator(_queues)] = Field(default_factory=dict)

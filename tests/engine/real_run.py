@@ -13,6 +13,7 @@ from runner.engine import journal, summary
 from runner.engine.engine import Engine
 from runner.engine.events import Event
 from runner.engine.history import History
+from runner.engine.secret_values import NO_ACCESS, SecretAccess
 from runner.engine.state import RunState
 from runner.language.load import load
 from runner.language.params import bind, from_arguments, mentions
@@ -60,11 +61,13 @@ class Bench:
         inherited: Mapping[str, str] = PATH,
         seen: Callable[[RunState, Sequence[Event]], None] | None = None,
         max_steps: int = 64,
+        secrets: SecretAccess = NO_ACCESS,
     ) -> None:
         self.folder = folder
         self.inherited = inherited
         self.seen = seen
         self.max_steps = max_steps
+        self.secrets = secrets
         self.events: list[Event] = []  # that became durable since the last start
         self._news = asyncio.Event()
         self._running: list[asyncio.Task[Any]] = []
@@ -84,6 +87,7 @@ class Bench:
             zone="UTC",
             observe=self._observe,
             max_steps=self.max_steps,
+            secrets=self.secrets,
         )
 
     def _observe(self, state: RunState, new: Sequence[Event]) -> None:

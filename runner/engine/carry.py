@@ -21,6 +21,7 @@ from runner.language.model import Workflow
 from runner.triggers import child_run
 
 RETRIED = "retried"  # the scope of run_values that has the `Again` of child runs
+_OF_RUN = (("run", "scope"), ("run", "event"))  # params and env as they came out; what began it
 _RUN_AGAIN = frozenset({StepStatus.FAILED, StepStatus.CANCELLED})
 
 Where = tuple[str, int | None]  # a step, and the item's number
@@ -77,8 +78,7 @@ def carry(state: RunState, values: Values, again: Again, *, at: datetime) -> Tak
             kept += (f"items:{name}", f"result:{name}")
     scopes = frozenset(kept)
     taken = [(*key, value) for key, value in values.items() if key[0] in scopes]
-    if (scope := values.get(("run", "scope"))) is not None:
-        taken.append(("run", "scope", scope))
+    taken += [(*key, values[key]) for key in _OF_RUN if key in values]
     children = (child for i in sorted(begun) for child in _children(state.steps[i], again))
     taken += [(RETRIED, _label(*where), _text(child)) for where, child in children]
     return Taken(tuple(events), tuple(taken))

@@ -98,7 +98,16 @@ def write(path: Path, text: str) -> None:
 
 
 def remove(folder: Path) -> None:
-    """Delete a workspace, if it is there. Raises OSError, say for what belongs to another user."""
+    """Delete a workspace, if it is there: at once, so that nobody takes over what is left of it.
+    Raises OSError, say for what belongs to another user."""
+    gone = folder.with_name(f"{folder.name}.gone")
+    _delete(gone)
+    with suppress(FileNotFoundError):
+        folder.rename(gone)
+        _delete(gone)
+
+
+def _delete(folder: Path) -> None:
     with suppress(FileNotFoundError):
         try:
             shutil.rmtree(folder)

@@ -4,12 +4,13 @@ import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from house import House
 
-from storage.records import RunRow
+from storage.records import Append, Claim, EventRecord, RunRow
 from storage.store import StorageError
 
 ONE = 'steps: [{command: "true"}]\n'
@@ -63,6 +64,265 @@ async def test_a_restart_takes_up_what_was_running_and_then_what_was_queued(hous
         assert house.started == runs[:1]
         await house.finish(runs[0])
         await house.until(lambda: house.started == runs, "runs")
+
+
+async def test_a_run_that_waits_for_a_person_holds_its_place_over_a_restart(house: House) -> None:
+    await house.push(a=ONE)
+    runs = await queue(house, "a", 2)
+    async with admitting(house):
+        await house.until(lambda: house.started == runs[:1], "runs")
+    await wait_for_a_person(house, runs[0])
+    house.started.clear()
+    house.build()
+    await house.reconciler.restore()
+    assert await house.admission.restore() == 1
+    async with admitting(house):
+        other = await started_afterwards(house, "b")
+        assert house.started == [runs[0], other]
+        await house.finish(runs[0])
+        await house.until(lambda: house.started == [runs[0], other, runs[1]], "runs")
+
+
+async def wait_for_a_person(house: House, run: str) -> None:
+    row = await house.store.run(run)
+    assert row is not None
+    record = EventRecord(run, row.seq + 1, house.clock(), "Asked", 1, "{}")
+    await house.store.write(Append(run, row.seq, (record,), row._replace(status="waiting")))
+
+
+async def started_afterwards(house: House, workflow: str) -> str:
+    """Queue a run that nothing keeps from starting, and wait for it: admission has looked."""
+    await house.push(**{workflow: "maxActiveRuns: 0\n" + ONE})
+    (run,) = await queue(house, workflow, 1)
+    await house.until(lambda: run in house.started, "runs")
+    return run
+
+
+# The order of the queue
+
+
+async def test_the_more_urgent_start_first_and_of_the_same_urgency_the_older(house: House) -> None:
+    await house.push(
+        a="queue: one\n" + ONE,
+        b="queue: one\npriority: 10\n" + ONE,
+        c="queue: one\npriority: -1\n" + ONE,
+        d="queue: one\npriority: 10\n" + ONE,
+    )
+    runs = {w: (await queue(house, w, 1))[0] for w in ("c", "a", "d", "b")}
+    async with admitting(house):
+        for workflow in ("d", "b", "a", "c"):
+            await house.until(lambda: bool(house.started), "runs")
+            assert house.started == [runs[workflow]]
+            house.started.clear()
+            await house.finish(runs[workflow])
+
+
+async def test_urgency_orders_the_runs_of_one_workflow(house: House) -> None:
+    await house.push(a=ONE)
+    older = await queue(house, "a", 1)
+    await house.push(a="priority: 1\n" + ONE)
+    newer = await queue(house, "a", 1)
+    async with admitting(house):
+        await house.until(lambda: house.started == newer, "runs")
+        await house.finish(newer[0])
+        await house.until(lambda: house.started == newer + older, "runs")
+
+
+async def test_a_delayed_run_stays_queued_until_it_is_due_and_keeps_nobody_up(
+    house: House,
+) -> None:
+    await house.push(a="delaySec: 60\n" + ONE)
+    (delayed,) = await queue(house, "a", 1)
+    await house.push(a=ONE)
+    (prompt,) = await queue(house, "a", 1)
+    row = await house.store.run(delayed)
+    assert row is not None
+    assert row.not_before == row.queued_at + timedelta(seconds=60)
+    async with admitting(house):
+        await house.until(lambda: house.started == [prompt], "runs")
+        await house.finish(prompt)
+        house.clock.at = row.not_before - timedelta(seconds=1.02)
+        other = await started_afterwards(house, "b")
+        assert house.clock() < row.not_before
+        assert house.started == [prompt, other]
+        house.clock.forward(seconds=1)  # nothing happens that would wake admission but its timer
+        await house.until(lambda: house.started == [prompt, other, delayed], "runs")
+
+
+# Limits that workflows share
+
+
+async def test_a_named_queue_has_the_size_that_is_set_and_else_room_for_one(house: House) -> None:
+    house.queues["gpu"] = 2
+    await house.push(
+        a="queue: gpu\nmaxActiveRuns: 0\n" + ONE,
+        b="queue: gpu\nmaxActiveRuns: 0\n" + ONE,
+        c="queue: other\nmaxActiveRuns: 0\n" + ONE,
+    )
+    others = await queue(house, "c", 2)
+    runs = [run for w in ("a", "b", "a", "b") for run in await queue(house, w, 1)]
+    async with admitting(house):
+        await house.until(lambda: len(house.started) == 3, "runs")
+        assert house.started == [others[0], *runs[:2]]
+        await wait_for_a_person(house, runs[0])  # which gives no room
+        await house.finish(runs[1])
+        await house.until(lambda: len(house.started) == 4, "runs")
+        await house.finish(runs[0])
+        await house.until(lambda: len(house.started) == 5, "runs")
+    assert house.started == [others[0], *runs]
+
+
+async def test_another_size_of_a_queue_counts_for_what_was_queued_before(house: House) -> None:
+    await house.push(a="queue: gpu\nmaxActiveRuns: 0\n" + ONE)
+    runs = await queue(house, "a", 4)
+    house.queues["gpu"] = 3
+    await house.restart()
+    await house.admission.restore()
+    async with admitting(house):
+        await house.until(lambda: house.started == runs[:3], "runs")
+    assert await house.store.claims(runs[2]) == (Claim("queue:gpu", 3),)
+
+
+async def test_a_group_is_shared_by_all_workflows_that_name_the_same_text(house: House) -> None:
+    group = "params: [ENV: dev]\nconcurrency: deploy-$ENV\nmaxActiveRuns: 0\n" + ONE
+    await house.push(a=group, b=group.replace("dev", "prod"), c=group.replace("dev", "prod"))
+    runs = [run for w in ("b", "c", "a", "b") for run in await queue(house, w, 1)]
+    async with admitting(house):
+        await house.until(lambda: house.started == [runs[0], runs[2]], "runs")
+        await house.finish(runs[0])
+        await house.until(lambda: house.started == [runs[0], runs[2], runs[1]], "runs")
+
+
+@pytest.mark.parametrize(
+    ("held", "needed"),
+    [
+        ("queue: slow", "queue: slow\n" + ONE),
+        ("concurrency: part", "steps: [{run: p}]\n---\nname: p\nconcurrency: part\n" + ONE),
+    ],
+    ids=["its queue", "another group"],
+)
+async def test_a_run_does_not_overtake_one_that_has_the_group_and_waits_for_something_else(
+    house: House, held: str, needed: str
+) -> None:
+    """Else a run that needs two limits might wait for ever while others take turns."""
+    await house.push(
+        a=f"{held}\nmaxActiveRuns: 0\n{ONE}",
+        b=f"concurrency: deploy\nmaxActiveRuns: 0\n{needed}",
+        c=f"concurrency: deploy\nmaxActiveRuns: 0\n{ONE}",
+    )
+    runs = [run for w in ("a", "b", "c") for run in await queue(house, w, 1)]
+    async with admitting(house):
+        last = await started_afterwards(house, "d")
+        assert house.started == [runs[0], last]
+        await house.finish(runs[0])
+        await house.until(lambda: house.started == [runs[0], last, runs[1]], "runs")
+        await house.finish(runs[1])
+        await house.until(lambda: house.started == [runs[0], last, runs[1], runs[2]], "runs")
+
+
+async def test_a_run_that_waits_for_its_group_does_not_hold_up_its_queue(house: House) -> None:
+    free = "maxActiveRuns: 0\n" + ONE
+    await house.push(
+        a="concurrency: deploy\n" + free,
+        b="queue: slow\nconcurrency: deploy\n" + free,
+        c="queue: slow\n" + free,
+    )
+    runs = [run for w in ("a", "b", "c") for run in await queue(house, w, 1)]
+    async with admitting(house):
+        await house.until(lambda: house.started == [runs[0], runs[2]], "runs")
+
+
+async def test_many_runs_behind_one_that_is_not_due_are_all_looked_at(house: House) -> None:
+    await house.push(a="maxActiveRuns: 0\npriority: 1\ndelaySec: 3600\n" + ONE)
+    await queue(house, "a", 30)
+    await house.push(a=ONE)
+    last = await queue(house, "a", 1)
+    async with admitting(house):
+        await house.until(lambda: house.started == last, "runs")
+
+
+# cancelInProgress
+
+REPLACING = "concurrency: {group: deploy, cancelInProgress: true}\n" + ONE
+
+
+async def test_a_newer_run_of_the_group_asks_all_older_ones_to_stop_once_and_waits(
+    house: House,
+) -> None:
+    await house.push(a=REPLACING, b="concurrency: deploy\n" + ONE)
+    first = await queue(house, "b", 1)
+    async with admitting(house):
+        await house.until(lambda: house.started == first, "runs")
+        second = await queue(house, "b", 1)
+        third = await queue(house, "a", 1)
+        await started_afterwards(house, "c")
+        await started_afterwards(house, "d")
+        by = f"run {third[0]}, newer in its concurrency group"
+        assert house.stopped == [(first[0], by), (second[0], by)]
+        assert third[0] not in house.started
+        await house.finish(second[0], status="cancelled")
+        await house.finish(first[0], status="cancelled")
+        await house.until(lambda: third[0] in house.started, "runs")
+    assert second[0] not in house.started
+
+
+async def test_a_newer_run_of_the_same_workflow_replaces_it_though_one_may_run_at_once(
+    house: House,
+) -> None:
+    await house.push(a=REPLACING)
+    async with admitting(house):
+        first = await queue(house, "a", 1)
+        await house.until(lambda: house.started == first, "runs")
+        await queue(house, "a", 1)
+        await started_afterwards(house, "c")
+    assert [run for run, _ in house.stopped] == first
+
+
+async def test_a_run_that_an_earlier_process_asked_to_stop_is_not_asked_again(
+    house: House,
+) -> None:
+    await house.push(a=REPLACING)
+    runs = await queue(house, "a", 2)
+    row = await house.store.run(runs[0])
+    assert row is not None
+    asked = EventRecord(runs[0], row.seq + 1, house.clock(), "StopRequested", 1, '{"by":"ada"}')
+    running = row._replace(status="running", started_at=house.clock())
+    await house.store.write(Append(runs[0], row.seq, (asked,), running))
+    async with admitting(house):
+        await started_afterwards(house, "c")
+    assert house.stopped == []
+
+
+async def test_a_run_that_is_not_due_replaces_nothing_yet(house: House) -> None:
+    await house.push(a="maxActiveRuns: 0\n" + REPLACING)
+    first = await queue(house, "a", 1)
+    async with admitting(house):
+        await house.until(lambda: house.started == first, "runs")
+        await house.push(a="delaySec: 3600\n" + REPLACING)
+        await queue(house, "a", 1)
+        await started_afterwards(house, "c")
+        assert house.stopped == []
+        house.clock.forward(seconds=3600)
+        await started_afterwards(house, "d")
+        assert [run for run, _ in house.stopped] == first
+
+
+async def test_a_run_that_cannot_be_stopped_keeps_nothing_else_from_starting(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(run: str, by: str) -> None:
+        raise LookupError("a mistake of ours")
+
+    monkeypatch.setattr(house, "_stop", broken)
+    house.build()
+    await house.reconciler.restore()
+    await house.push(a=REPLACING)
+    runs = await queue(house, "a", 2)
+    async with admitting(house):
+        await house.until(lambda: house.started == runs[:1], "runs")
+
+
+# What goes wrong
 
 
 async def test_a_run_whose_definition_cannot_be_read_fails_and_blocks_nobody(

@@ -173,7 +173,7 @@ async def _log(doors: Doors, request: Request) -> Response:
         raise Problem(400, "follow is true or false", place="query follow", value=follow)
     history = await _history(doors, run)
     step = _step(history, name)
-    item = _item(query, step, run=run)
+    item = _item(query, step)
     attempt = log_stream.attempt_of(history.events, name, item=item, number=number)
     if follow == "true":
         stream = log_stream.follow(doors, run, step=name, item=item, attempt=number, offset=offset)
@@ -201,16 +201,8 @@ def _was_launched(history: History, step: str, *, item: int | None, attempt: int
     return carried is not None and carried.attempt == attempt
 
 
-def _item(query: dict[str, str], step: Step, *, run: str) -> int | None:
+def _item(query: dict[str, str], step: Step) -> int | None:
     """Which item's log is wanted; None where the step has none."""
-    if step.run is not None:
-        raise Problem(
-            404,
-            f'step "{step.name}" runs another workflow, whose run has the logs',
-            place="query step",
-            value=step.name,
-            remedy=f"GET /api/v1/runs?parent={run} lists it",
-        )
     if step.parallel is None and "item" in query:
         raise Problem(
             400,

@@ -176,7 +176,7 @@ def conclusion(step: StepState) -> Conclusion:
         word = "failed" if counts[StepStatus.FAILED] else "were cancelled"
         first = next((i for i in bad if i.status is StepStatus.FAILED), bad[0])
         number = counts[StepStatus.FAILED] or len(bad)
-        why = f"{number} of {len(items)} items {word}; item {(first.item or 0) + 1}: {first.reason}"
+        why = f"{number} of {len(items)} items {word}; item {first.item}: {first.reason}"
         return Conclusion(why, first.exit_code, matched=any(item.matched for item in bad))
     if items and counts[StepStatus.SKIPPED] == len(items):
         return Conclusion(f"all {len(items)} items were skipped", skipped=True)

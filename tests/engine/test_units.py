@@ -44,7 +44,7 @@ def test_all_items_run_even_if_one_fails_and_then_the_step_fails() -> None:
     run.end("fan#1")
     run.end("fan#2")
     assert run.status("fan") == "failed"
-    assert run.reason("fan") == "1 of 3 items failed; item 1: exit code 3"
+    assert run.reason("fan") == "1 of 3 items failed; item 0: exit code 3"
     assert run.status("after") == "cancelled"
 
 

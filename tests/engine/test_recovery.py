@@ -421,7 +421,7 @@ async def test_a_stop_that_was_recorded_and_not_sent_is_sent(
         'steps: [{name: a, command: \'trap "echo told; exit 5" TERM; '
         "touch begun; while :; do sleep 0.05; done'}]",
     )
-    for process in bench.engine._supervisors[RUN]._executions.values():
+    for process in bench.engine._lives[RUN].supervisor._executions.values():
         monkeypatch.setattr(type(process), "send", lambda self, number: None)
     bench.engine.stop(RUN, "ada")
     await bench.until(lambda e: isinstance(e, StopSent))
@@ -537,7 +537,7 @@ async def test_a_precondition_under_way_is_ended_and_judged_again(bench: Bench) 
     bench.begin()
     await bench.until(lambda e: isinstance(e, PreparationStarted) and e.step == "a")
     await file(bench.workspace / "begun")
-    supervisor = bench.engine._supervisors[RUN]
+    supervisor = bench.engine._lives[RUN].supervisor
     supervisor._preparations.clear()  # as a crash: nobody ends what is under way
     await bench.restart()
     first = int((bench.workspace / "begun").read_text().split()[0])

@@ -15,11 +15,14 @@ from git_remotes import Remote
 from runner.control.admission import Admission
 from runner.control.claiming import Claiming
 from runner.control.firing import Firing
+from runner.control.followers import Followers
 from runner.control.intake import Intake, Source
 from runner.control.reconciler import Reconciled, Reconciler
+from runner.control.reporter import Reporter
 from runner.control.ticker import Ticker
+from runner.engine import journal
 from runner.engine.parts import Library
-from storage.mirror import Mirror
+from storage.mirror import Mirror, ObjectMissing
 from storage.records import Append, EventRecord, Owe, RunRow
 from storage.sqlite import SqliteStore
 
@@ -55,6 +58,7 @@ class House:
     queues: dict[str, int] = field(default_factory=dict)
     library: Library | None = None
     free_bytes: int = 10**12
+    lost: set[str] = field(default_factory=set)  # blobs that cannot be read
 
     def __post_init__(self) -> None:
         self.build()
@@ -105,8 +109,17 @@ class House:
             clock=self.clock,
             announce=self.reconciled.append,
         )
+        self.followers = Followers(
+            self.store,
+            self.intake,
+            applied={"ops": lambda: self.reconciler.applied()},
+            clock=self.clock,
+        )
+        self.starter = Reporter(self.store, "after", pay=self.followers, clock=self.clock)
 
     async def _read(self, blob: str) -> bytes:
+        if blob in self.lost:
+            raise ObjectMissing(f"blob {blob} is gone")
         return await asyncio.to_thread(self.mirror.read_blob, blob, limit_bytes=10**6)
 
     async def _stop(self, run: str, by: str) -> None:
@@ -139,6 +152,13 @@ class House:
         self.build()
         await self.reconciler.restore()
 
+    async def begin(self, run: str) -> None:
+        """Take the run out of the queue, whatever room there is."""
+        row = await self.store.run(run)
+        assert row is not None
+        writes = journal.started_writes(row, at=self.clock(), runner="1.0", host="here", room=0)
+        await self.store.write(*writes)
+
     async def finish(self, run: str, *, status: str = "succeeded") -> RunRow:
         """Give the run the end that the engine would give it, with what it then owes."""
         row = await self.store.run(run)
@@ -152,7 +172,9 @@ class House:
             run, row.seq + 2, at, "Finished", 1, f'{{"status":"{status}","reason":""}}'
         )
         await self.store.write(
-            Append(run, row.seq, (settled, finished), final), Owe("summary", run, at)
+            Append(run, row.seq, (settled, finished), final),
+            Owe("summary", run, at),
+            *self.followers.owes(final),
         )
         return final
 

@@ -18,6 +18,8 @@ from runner.control import applied, catalog
 from runner.control.claiming import Claiming
 from runner.control.endpoints import Endpoints
 from runner.control.intake import Intake, Source
+from runner.control.requests import Requests
+from runner.engine.engine import Engine
 from storage.mask import Mask
 from storage.records import EntryRow, PutEntry, PutRepository, RaiseApplied, RepositoryRow
 from storage.sqlite import SqliteStore, open_store
@@ -123,6 +125,23 @@ def doors(world: World, in_force: applied.Applied) -> Doors:
         queued=lambda repository, workflow: None,
         claiming=Claiming(queues={}),
     )
+    engine = Engine(
+        store=world.store,
+        runs=world.logs,
+        workspaces=world.logs,
+        clock=lambda: AT,
+        inherited={},
+        mask=Mask(),
+        zone="UTC",
+    )
+    requests = Requests(
+        world.store,
+        record=engine.request,  # no run is supervised, so it writes each request itself
+        clock=lambda: AT,
+        claiming=Claiming(queues={}),
+        queued=lambda repository, workflow: None,
+        pin=pin,
+    )
     endpoints = Endpoints(world.store, intake, applied={"ops": lambda: in_force}, clock=lambda: AT)
     return Doors(
         store=world.store,
@@ -133,6 +152,7 @@ def doors(world: World, in_force: applied.Applied) -> Doors:
         nudge=world.nudged.append,
         start=intake.start_by_hand,
         endpoint=endpoints.start,
+        requests=requests,
         log_paths=world.log_paths,
         schedules=lambda: [Line()],
         hosts=("127.0.0.1", "localhost"),

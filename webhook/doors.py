@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Protocol
 
 from runner.language.model import Param
 from storage.mask import Mask
@@ -126,6 +126,7 @@ class Doors:
     nudge: Callable[[str], None]
     start: StartByHand
     endpoint: Endpoint
+    requests: Requests
     log_paths: LogPaths
     schedules: Callable[[], Sequence[ScheduleLine]]
     hosts: tuple[str, ...]
@@ -134,5 +135,4 @@ class Doors:
     closing: asyncio.Event = field(default_factory=asyncio.Event)
     mask: Callable[[str], Mask] = field(default=lambda run: Mask())
     own_refs: frozenset[str] = frozenset({"refs/heads/dagmill/status"})
-    requests: Requests = cast(Requests, None)
     max_hook_bytes: int = 5 * 1024 * 1024

@@ -6,6 +6,8 @@ that says yes comes after the request is a fact of the run.
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -28,7 +30,8 @@ async def stop(doors: Doors, request: Request) -> Response:
     try:
         row = await doors.requests.stop(run, by=by)
         if asked.kill and row.finished_at is None:
-            row = await doors.requests.stop(run, by=by)
+            with suppress(NotNow):  # the first was enough
+                row = await doors.requests.stop(run, by=by)
     except RequestRefused as error:
         raise _refusal(error) from error
     return JSONResponse(schemas.run_document(row), 202 if row.finished_at is None else 200)

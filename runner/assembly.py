@@ -227,10 +227,13 @@ def _owes(row: RunRow, *, keep_failed: timedelta) -> tuple[Write, ...]:
     if not row.repository or row.finished_at is None or row.parent:
         return ()  # a child run is told and cleared up with its root
     kept = keep_failed if row.status == RunStatus.FAILED else timedelta(0)
-    return (
+    owed = [
         Owe("summary", row.run, row.finished_at),
         Owe("cleanup", row.run, row.finished_at + kept),
-    )
+    ]
+    if row.keep_days:
+        owed.append(Owe("expire", row.run, row.finished_at + timedelta(days=row.keep_days)))
+    return tuple(owed)
 
 
 class _Service:
@@ -303,7 +306,7 @@ class _Service:
         self._refs = local.refs_folder(self._folder) if self._folder else None
         self._reconciler = self._make_reconciler()
         self._reporter = self._make_reporter()
-        self._cleaner = self._make_cleaner()
+        self._cleaners = self._make_cleaners()
 
     def _owes(self, row: RunRow) -> tuple[Write, ...]:
         keep_failed = timedelta(seconds=self._settings.keep_failed_s)
@@ -365,19 +368,24 @@ class _Service:
             longest_delay_s=LONGEST_SUMMARY_DELAY_S,
         )
 
-    def _make_cleaner(self) -> Reporter:
-        return Reporter(
+    def _make_cleaners(self) -> tuple[Reporter, ...]:
+        janitor = Janitor(
             self._store,
-            "cleanup",
-            pay=Janitor(
+            runs=self._settings.data / "runs",
+            workspaces=self._settings.data / "workspaces",
+            mirrors={self._name: self._mirror},
+        )
+        return tuple(
+            Reporter(
                 self._store,
-                workspaces=self._settings.data / "workspaces",
-                mirrors={self._name: self._mirror},
-            ),
-            clock=now,
-            quiet_s=CLEAN_QUIET_S,
-            gap_s=CLEAN_GAP_S,
-            longest_retry_s=CLEAN_RETRY_S,
+                kind,
+                pay=pay,
+                clock=now,
+                quiet_s=CLEAN_QUIET_S,
+                gap_s=CLEAN_GAP_S,
+                longest_retry_s=CLEAN_RETRY_S,
+            )
+            for kind, pay in (("cleanup", janitor.clean_up), ("expire", janitor.expire))
         )
 
     async def begin(self) -> None:
@@ -425,7 +433,8 @@ class _Service:
         yield self._ticker.run_forever()
         yield self._reconciler.run_forever()
         yield self._reporter.run_forever()
-        yield self._cleaner.run_forever()
+        for cleaner in self._cleaners:
+            yield cleaner.run_forever()
         yield self._starter.run_forever()
         if os.getpid() == 1:
             yield orphans.reap_forever()

@@ -6,12 +6,11 @@ an error, as whoever wrote it meant something by it.
 
 from __future__ import annotations
 
-import os
-import stat
 from collections.abc import Iterable
 from io import StringIO
 from pathlib import Path
 
+from runner.engine import workspace
 from runner.engine.scope import Pairs, ScopeError
 from runner.language.params import NAME
 
@@ -34,15 +33,12 @@ def read(paths: Iterable[str], *, folder: Path) -> Pairs:
 
 def _text(file: Path, shown: str) -> str | None:
     try:
-        descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        data = workspace.read(file, most=LARGEST_FILE)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:
-        raise ScopeError(f"dotenv file {shown} cannot be read: {error}") from error
-    with os.fdopen(descriptor, "rb") as opened:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise ScopeError(f"dotenv file {shown} is not a regular file")
-        data = opened.read(LARGEST_FILE + 1)
+        why = getattr(error, "strerror", None) or error
+        raise ScopeError(f"dotenv file {shown} cannot be read: {why}") from error
     if len(data) > LARGEST_FILE:
         raise ScopeError(f"dotenv file {shown} is larger than {LARGEST_FILE} bytes")
     try:

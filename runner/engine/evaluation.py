@@ -49,6 +49,7 @@ async def evaluate(
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
+            await process.wait()  # which is at once; else it stays behind as a zombie
         size = out.seek(0, os.SEEK_END)
         if size > LARGEST_RESULT:
             raise ScopeError(f"{wanted.what} printed {size} bytes, more than {LARGEST_RESULT}")

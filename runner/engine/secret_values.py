@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-import stat
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import assert_never
 
+from runner.engine import workspace
 from runner.engine.scope import Evaluated, Evaluation, ScopeError, check_value, exported
 from runner.language import patterns
 from runner.language.model import Secret, SecretSource
@@ -95,11 +95,7 @@ def _from_file(secret: Secret, access: SecretAccess, cwd: Path) -> str:
             f"({access.folder}); move it there, or set secrets_dir"
         )
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise ScopeError(f"secret {secret.name}: {path} is not a regular file")
-            data = file.read(LARGEST_SECRET + 1)
+        data = workspace.read(path, most=LARGEST_SECRET)
     except OSError as error:
         problem = error.strerror or "cannot be read"
         raise ScopeError(

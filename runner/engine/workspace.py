@@ -8,9 +8,11 @@ beside its place and moved there.
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import re
 import shutil
+import stat
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -95,6 +97,21 @@ def write(path: Path, text: str) -> None:
     with os.fdopen(os.open(beside, flags, 0o644), "w", encoding="utf-8") as file:
         file.write(text)
     beside.replace(path)
+
+
+def read(path: Path, *, most: int) -> bytes:
+    """A regular file, through links; at most `most` + 1 bytes of it. Does not wait for whoever
+    might write into a pipe of that name. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+        found = b""
+        while part := os.read(descriptor, most + 1 - len(found)):
+            found += part
+        return found
+    finally:
+        os.close(descriptor)
 
 
 def remove(folder: Path) -> None:

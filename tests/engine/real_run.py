@@ -13,6 +13,7 @@ from runner.engine import journal, summary
 from runner.engine.engine import Engine
 from runner.engine.events import Event
 from runner.engine.history import History
+from runner.engine.parts import Library
 from runner.engine.secret_values import NO_ACCESS, SecretAccess
 from runner.engine.state import RunState
 from runner.language.load import load
@@ -62,8 +63,10 @@ class Bench:
         seen: Callable[[RunState, Sequence[Event]], None] | None = None,
         max_steps: int = 64,
         secrets: SecretAccess = NO_ACCESS,
+        library: Library | None = None,
     ) -> None:
         self.folder = folder
+        self.library = library
         self.inherited = inherited
         self.seen = seen
         self.max_steps = max_steps
@@ -81,14 +84,19 @@ class Bench:
             store=self.store,
             runs=self.folder / "runs",
             workspaces=self.workspace,
-            clock=lambda: datetime.now(UTC),
+            clock=self.now,
             inherited=self.inherited,
             mask=Mask(()),
             zone="UTC",
             observe=self._observe,
             max_steps=self.max_steps,
             secrets=self.secrets,
+            library=self.library,
         )
+
+    @staticmethod
+    def now() -> datetime:
+        return datetime.now(UTC)
 
     def _observe(self, state: RunState, new: Sequence[Event]) -> None:
         self.events += new

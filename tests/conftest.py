@@ -20,11 +20,18 @@ from git_remotes import (
     git_ssh_server,
     make_remote,
 )
+from hypothesis import settings
 from service_process import CREDENTIAL, Served, services
 
 from storage.remote import configure_git
 
 _KEPT = ("DAGMILL_REQUIRE",)
+
+# Of each property test: DAGMILL_EXAMPLES=5000 looks longer than a person waits for `make test`.
+settings.register_profile(
+    "dagmill", max_examples=int(os.environ.get("DAGMILL_EXAMPLES", "50")), deadline=None
+)
+settings.load_profile("dagmill")
 
 
 def _missing_program(name: str) -> Callable[[], str | None]:

@@ -30,6 +30,8 @@ ALIASES = {
 _PREFIX = re.compile(r"(?:CRON_TZ|TZ)=(\S*)\s+(.*)", re.DOTALL)
 _RANDOM = re.compile(r"(?:^|[\s,])R", re.IGNORECASE)
 _HASHED = re.compile(r"(?:^|[\s,])H", re.IGNORECASE)
+# croniter takes `5-5` for all there is; who writes it means 5.
+_FROM_ITSELF = re.compile(r"(?<![^,])(\w+)-\1(?:/[0-9]+)?(?![^,])", re.IGNORECASE)
 # A Monday long enough before a leap day that every yearly pattern comes round; which one it is
 # does not matter, only that it is not the clock.
 _ANY_DAY = datetime(2001, 1, 1)  # noqa: DTZ001  wall time: cron texts know no zone
@@ -54,7 +56,7 @@ def split(text: str) -> tuple[str, str | None]:
             near = did_you_mean(cron, ALIASES)
             raise CronError(f"{quoted(cron)} is not an alias of a schedule{near}")
         cron = alias
-    return " ".join(cron.split()), zone
+    return " ".join(_FROM_ITSELF.sub(r"\1", field) for field in cron.split()), zone
 
 
 def check(cron: str, zone: str | None) -> str | None:

@@ -296,7 +296,8 @@ async def test_a_child_that_was_stopped_already_is_not_killed_with_its_parents_f
 ) -> None:
     text = SLOW.replace(
         "touch begun; sleep 100",
-        "trap 'touch stopping; sleep 1; exit 0' TERM; touch begun; while :; do sleep 0.1 || :; done",
+        "trap 'touch stopping; sleep 1; exit 0' TERM; touch begun; "
+        "while :; do sleep 0.1 || :; done",
     )
     child = await begun(bench, f"steps: [{{name: child, run: own}}]\n---\nname: own\n{text}")
     await bench.engine.request(child, StopRequested(bench.now(), "anna"))
@@ -436,7 +437,8 @@ async def test_a_stop_that_a_crash_cut_short_reaches_the_child_once(
 ) -> None:
     text = SLOW.replace(
         "touch begun; sleep 100",
-        "trap 'touch stopping; sleep 1; exit 0' TERM; touch begun; while :; do sleep 0.1 || :; done",
+        "trap 'touch stopping; sleep 1; exit 0' TERM; touch begun; "
+        "while :; do sleep 0.1 || :; done",
     )
     child = await begun(bench, f"steps: [{{name: child, run: own}}]\n---\nname: own\n{text}")
     bench.engine.stop(RUN, "anna")

@@ -9,7 +9,17 @@ one module with a click command of the same name.
 from __future__ import annotations
 
 import os
+import signal
 import sys
+
+# Until a command has begun Ctrl-C ends the process as it ends any program, with no traceback out
+# of the imports. A test that imports this goes on to hear of it.
+if (
+    sys.argv[0].rpartition("/")[2] in ("dagmill", "-m")
+    and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+):
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 from difflib import get_close_matches
 from importlib import import_module
 from typing import NoReturn
@@ -53,6 +63,7 @@ class LazyGroup(click.Group):
             _require_linux(cmd_name)
         command = getattr(import_module(f"runner.cli.{cmd_name}"), cmd_name)
         assert isinstance(command, click.Command)  # noqa: S101 — the one rule of this package
+        _hear_interrupts(True)
         return command
 
     def resolve_command(
@@ -69,6 +80,14 @@ class LazyGroup(click.Group):
         # click would import every command to ask it for its help.
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
+
+
+def _hear_interrupts(heard: bool) -> None:
+    """Whether Ctrl-C is told to the command, which may have something to clear up."""
+    if heard and signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    elif not heard and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _require_linux(command: str) -> None:
@@ -119,4 +138,6 @@ def main() -> NoReturn:
         # The reader (`| head`) has seen enough. Python would complain again when it flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    finally:
+        _hear_interrupts(False)
     sys.exit(code if isinstance(code, int) else 0)

@@ -123,6 +123,7 @@ class Approvals:
             return
         question = self._questions[0]
         if not typed:  # Ctrl-D
+            click.echo(err=True)
             self._decide(question, agreed=False, comment="")
         elif question.agreed is not None:
             self._decide(question, agreed=question.agreed, comment=typed.strip())

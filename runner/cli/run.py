@@ -130,7 +130,7 @@ async def _run(
     place = folder / run
     store = open_store(place, durability="process")
     approvals = Approvals(answer, root=run, by=_user())
-    screen = None if quiet else Screen(place, root=run)
+    screen = None if quiet else Screen(place, root=run, asks=answer is Answer.ASK)
 
     own = {k: v for k, v in os.environ.items() if not k.startswith("DAGMILL_")}
 

@@ -58,11 +58,13 @@ class _Place:
 
 
 class Screen:
-    """An observer of the engine. `folder` is where the logs are."""
+    """An observer of the engine. `folder` is where the logs are; `asks`: a person is asked for
+    approval, which then needs no line here."""
 
-    def __init__(self, folder: Path, *, root: str) -> None:
+    def __init__(self, folder: Path, *, root: str, asks: bool = False) -> None:
         self._folder = folder
         self._root = root
+        self._asks = asks
         self._places: dict[str, _Place] = {}
 
     def show(self, state: RunState, new: Sequence[Event]) -> None:
@@ -109,7 +111,7 @@ class Screen:
                 self._line("∅", "bright_black", place, f"{event.step}: skipped, {event.reason}")
             case Cancelled():
                 self._line("■", "yellow", place, f"{event.step}: cancelled, {event.reason}")
-            case ApprovalAsked():
+            case ApprovalAsked() if not self._asks:
                 message = f": {event.message}" if event.message else ""
                 self._line("?", "yellow", place, f"{event.step} waits for approval{message}")
             case Approved():

@@ -19,7 +19,7 @@ from runner.engine.history import History
 from storage.mask import Mask
 from webhook.app import Doors
 
-OPEN = {"/", "/health", "/ready", "/hooks/{repository}"}
+OPEN = {"/", "/health", "/ready", "/hooks/{repository}", "/hooks/{repository}/{workflow:path}"}
 
 
 def problem(answer: httpx2.Response, status: int) -> dict[str, Any]:

@@ -62,7 +62,10 @@ steps: [{command: x}]
 @pytest.mark.parametrize(
     ("step", "expected"),
     [
-        ("{command: }", 'step "step-1" needs a command, a script, a run, an executor or an approval'),
+        (
+            "{command: }",
+            'step "step-1" needs a command, a script, a run, an executor or an approval',
+        ),
         ("{command: ' '}", '"command" must be text or a list of words, not " "'),
         ("{command: {a: b}}", '"command" must be text, not a map'),
         ("{command: []}", '"command" must be text or a list of words, not a list'),

@@ -48,6 +48,12 @@ class Done:
         assert log is not None, f"{name} printed to no log"
         return log.tail.strip()
 
+    def tail_of(self, name: str, item: int) -> str:
+        """As `tail`, of one item of a parallel step."""
+        log = self.state.unit_of(name, item).log
+        assert log is not None, f"item {item} of {name} printed to no log"
+        return log.tail.strip()
+
     def files(self, pattern: str) -> list[Path]:
         return sorted(self.folder.rglob(pattern))
 

@@ -107,19 +107,19 @@ class Service:
         assert answer.status_code == 200, answer.text
         return answer.json()
 
-    def trigger(self, workflow: str) -> httpx2.Response:
+    def trigger(self, workflow: str, **params: str) -> httpx2.Response:
         """Ask for a run by hand."""
         token = (self.data / "token").read_text().strip()
         return httpx2.post(
             f"{self.url}/api/v1/runs",
-            json={"workflow": workflow},
+            json={"workflow": workflow, "params": params},
             headers={"Authorization": f"Bearer {token}"},
             timeout=30,
         )
 
-    def started(self, workflow: str) -> str:
+    def started(self, workflow: str, **params: str) -> str:
         """The id of a run by hand."""
-        answer = self.trigger(workflow)
+        answer = self.trigger(workflow, **params)
         assert answer.status_code == 201, answer.text
         run: str = answer.json()["run"]
         return run
@@ -147,6 +147,7 @@ class Served:
         self.data = data
         self.services: list[Service] = []
         self.within: tuple[str, ...] = ()  # the beginning of the command line, say `unshare`
+        self.environ: dict[str, str] = {}  # variables besides the settings, say another PATH
 
     def __call__(self, *arguments: str, **settings: str) -> Service:
         environ = {
@@ -154,6 +155,7 @@ class Served:
             "HOME": os.environ["HOME"],
             "DAGMILL_SUMMARY_QUIET_S": "0.1",
             "DAGMILL_SUMMARY_GAP_S": "0.1",
+            **self.environ,
             **{f"DAGMILL_{name.upper()}": value for name, value in settings.items()},
         }
         process = subprocess.Popen(

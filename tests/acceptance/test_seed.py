@@ -13,15 +13,18 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import carried_run
 import pytest
 import seed_document
 import stub_programs
+from carried_run import Before
 from git_remotes import Remote, make_remote
+from service_process import Served, Service
 from stub_programs import Call, Stubs
 
 from runner.language.load import load
@@ -136,6 +139,9 @@ class Done:
         parts = [*self.summary["steps"], *self.summary["handlers"]]
         return {step["name"]: step["status"] for step in parts}
 
+    def attempts(self, step: str) -> int:
+        return next(int(s["attempts"]) for s in self.summary["steps"] if s["name"] == step)
+
     def reason(self, step: str) -> str:
         parts = [*self.summary["steps"], *self.summary["handlers"]]
         return next(str(s["reason"]) for s in parts if s["name"] == step)
@@ -212,6 +218,22 @@ def prove_that_only_stubs_are_reachable(seed: Seed) -> None:
 def seed(prepared: Seed) -> Iterator[Seed]:
     yield prepared
     prepared.stubs.forget()
+
+
+async def behind(
+    seed: Seed, workflow: str, *params: str, before: Sequence[Before], stop_at_wait: bool = False
+) -> Done:
+    """A run in which the steps of `before` have succeeded already."""
+    summary = await carried_run.complete(
+        seed.remote.work,
+        workflow,
+        *params,
+        before=before,
+        environ=seed.environ,
+        folder=seed.home / f"carried-{len(list(seed.home.iterdir()))}",
+        stop_at_wait=stop_at_wait,
+    )
+    return Done(summary, seed.stubs.calls())
 
 
 def unavailable(executor: str) -> str:
@@ -359,6 +381,37 @@ def test_without_docker_the_tests_fail_and_nothing_is_built(seed: Seed) -> None:
     }
     assert unavailable("docker") in done.reason("run-tests")
     assert done.calls == []
+
+
+TESTED = (Before("run-tests"),)
+
+
+async def test_behind_the_tests_the_image_is_built_and_deployed(seed: Seed) -> None:
+    done = await behind(
+        seed, "deploy-application", "VERSION=1.4", "ENVIRONMENT=production", before=TESTED
+    )
+    assert (done.status, set(done.steps.values())) == ("succeeded", {"succeeded"})
+    assert done.lines == [
+        "docker build -t myapp:1.4 .",
+        "docker push registry.example.com/myapp:1.4",
+    ]
+    assert done.children("deploy/kubernetes") == [{"ENV": "production", "IMAGE": "myapp:1.4"}]
+    assert done.calls[-1].program == "child"
+
+
+async def test_another_environment_gets_an_image_and_no_deployment(seed: Seed) -> None:
+    done = await behind(seed, "deploy-application", "ENVIRONMENT=dev", before=TESTED)
+    assert (done.status, done.steps["build-image"], done.steps["deploy"]) == (
+        *("succeeded", "succeeded", "skipped"),
+    )
+    assert done.children("deploy/kubernetes") == []
+
+
+async def test_an_image_that_cannot_be_built_is_not_pushed(seed: Seed) -> None:
+    seed.stubs.answer("docker build", "exit 1")
+    done = await behind(seed, "deploy-application", before=TESTED)
+    assert done.lines == ["docker build -t myapp:latest ."]
+    assert (done.status, done.steps["deploy"]) == ("failed", "cancelled")
 
 
 # Infrastructure
@@ -568,6 +621,32 @@ def test_without_docker_the_genome_is_not_even_looked_at(seed: Seed) -> None:
     assert done.calls == []
 
 
+ALIGNED = (Before("quality-control"), Before("alignment"))
+
+
+async def test_behind_the_alignment_variants_are_called_and_annotated(seed: Seed) -> None:
+    seed.stubs.answer("samtools", "echo sorted")
+    seed.stubs.answer("bcftools call", "cat")
+    seed.stubs.answer("bcftools mpileup", "echo piled")
+    done = await behind(seed, "genomics-analysis", "SAMPLE_ID=S1", "REFERENCE=hg19", before=ALIGNED)
+    assert (done.status, set(done.steps.values())) == ("succeeded", {"succeeded"})
+    assert sorted(done.lines) == [
+        "bcftools call -mv",
+        "bcftools mpileup -f /ref/hg19.fa sorted.bam",
+        "samtools sort aligned.sam",
+        "vep --input_file variants.vcf --output_file annotated.vcf",
+    ]
+    assert (done.first("samtools"), done.first("vep")) == (0, 3)
+    assert (seed.remote.work / "sorted.bam").read_text() == "sorted\n"
+
+
+async def test_unsorted_reads_end_the_analysis(seed: Seed) -> None:
+    seed.stubs.answer("samtools", "exit 1")
+    done = await behind(seed, "genomics-analysis", before=ALIGNED)
+    assert done.lines == ["samtools sort aligned.sam"]
+    assert (done.status, done.steps["annotation"]) == ("failed", "cancelled")
+
+
 # Machine learning
 
 MODELS = [
@@ -670,6 +749,62 @@ def test_without_http_nothing_is_fetched_and_the_key_is_not_shown(seed: Seed) ->
     assert "k3y-of-the-api" not in json.dumps(done.summary)
 
 
+AUTHENTICATED = (Before("authenticate", "AUTH_TOKEN", "t0k3n & more"),)
+
+
+async def test_behind_the_login_each_batch_is_processed(seed: Seed) -> None:
+    batches = '["first", "it\'s 2nd", "$(child)"]'
+    done = await behind(
+        seed, "api-integration", f"BATCHES={batches}", "BATCH_SIZE=7", before=AUTHENTICATED
+    )
+    assert (done.status, set(done.steps.values())) == ("succeeded", {"succeeded"})
+    assert done.children("process/batch") == [
+        {"BATCH": batch, "TOKEN": "t0k3n & more"} for batch in ("$(child)", "first", "it's 2nd")
+    ]
+    fetch, aggregate = (call for call in done.calls if call.program == "python")
+    assert fetch.argv == ("fetch_paginated.py", "--token=t0k3n", "&", "more", "--batch=7")
+    assert aggregate.argv == ("aggregate.py",)
+    assert "t0k3n" not in json.dumps(done.summary)
+
+
+async def test_without_batches_the_reason_is_told(seed: Seed) -> None:
+    done = await behind(seed, "api-integration", before=AUTHENTICATED)
+    assert (done.status, done.steps["fetch-data"], done.steps["process-batches"]) == (
+        *("failed", "succeeded", "failed"),
+    )
+    assert "BATCHES" in done.reason("process-batches")
+    assert done.steps["aggregate-results"] == "cancelled"
+
+
+async def test_no_batches_at_all_are_processed_at_once(seed: Seed) -> None:
+    done = await behind(seed, "api-integration", "BATCHES=[]", before=AUTHENTICATED)
+    assert done.status == "succeeded"
+    assert done.children("process/batch") == []
+    assert done.lines[-1] == "python aggregate.py"
+
+
+async def test_a_batch_that_fails_keeps_the_sum_back(seed: Seed) -> None:
+    seed.stubs.answer("child", '[ "$2" != BATCH=2 ]')
+    done = await behind(seed, "api-integration", "BATCHES=1 2 3", before=AUTHENTICATED)
+    assert len(done.children("process/batch")) == 3
+    assert (done.status, done.steps["process-batches"]) == ("failed", "failed")
+    assert done.steps["aggregate-results"] == "cancelled"
+
+
+async def test_too_many_requests_are_waited_for(seed: Seed) -> None:
+    seed.stubs.answer("python fetch_paginated.py", "exit 429")
+    done = await behind(seed, "api-integration", before=AUTHENTICATED, stop_at_wait=True)
+    assert (done.status, done.steps["fetch-data"]) == ("cancelled", "cancelled")
+    assert done.attempts("fetch-data") == 1
+
+
+async def test_another_failure_of_the_fetch_is_final(seed: Seed) -> None:
+    seed.stubs.answer("python fetch_paginated.py", "exit 1")
+    done = await behind(seed, "api-integration", before=AUTHENTICATED)
+    assert (done.status, done.steps["fetch-data"]) == ("failed", "failed")
+    assert done.attempts("fetch-data") == 1
+
+
 # Migration
 
 
@@ -699,6 +834,80 @@ def test_an_invalid_migration_neither_switches_nor_rolls_back(seed: Seed) -> Non
     assert done.status == "failed"
     assert done.steps["switch-traffic"] == done.steps["rollback"] == "cancelled"
     assert done.lines[-1].startswith("python validate_data.py")
+
+
+# Served: the same, at the commit, started through the API
+
+SERVED: dict[str, dict[str, str]] = {
+    "provision-infrastructure": {"ENVIRONMENT": "staging", "REGION": "eu"},
+    "employee-onboarding": {"EMPLOYEE_ID": "E-7", "START_DATE": "2026-12-01"},
+    "ml-training-pipeline": {"EXPERIMENT": "try-4"},
+    "migrate-to-cloud": {"ROLLBACK": "true"},
+    "api-integration": {"BATCHES": "[]"},
+    "deploy-application": {"VERSION": "2"},
+    "genomics-analysis": {"SAMPLE_ID": "S2"},
+}
+# What the executors that are not built yet let each of these come to.
+FAILED_STEP = {
+    "employee-onboarding": ("notify-manager", "mail"),
+    "api-integration": ("authenticate", "http"),
+    "deploy-application": ("run-tests", "docker"),
+    "genomics-analysis": ("quality-control", "docker"),
+}
+
+
+@pytest.fixture
+def served(seed: Seed, serve: Served) -> Service:
+    """The committed workflows behind a service that has the stubs only."""
+    serve.environ = {**seed.environ, "SECRET_API_KEY": "k3y-of-the-api"}
+    service = serve(str(seed.remote.path), "--poll", "3600", pass_env="SECRET_API_KEY")
+    service.fact("catalog_applied")
+    return service
+
+
+def finished(service: Service, run: str) -> dict[str, Any]:
+    service.fact("run_finished", run=run)
+    summary: dict[str, Any] = service.get(f"/api/v1/runs/{run}")
+    return summary
+
+
+def test_a_service_has_all_workflows_in_force_without_a_problem(served: Service) -> None:
+    listed = {flow["workflow"]: flow for flow in served.get("/api/v1/workflows")["workflows"]}
+    assert {*NAMES, *CHILDREN} <= listed.keys()
+    assert [name for name in NAMES if listed[name]["problems"]] == []
+    crons = {name for name in NAMES if "schedule:" in seed_document.workflows()[name]}
+    assert {name for name in NAMES if listed[name]["schedules"]} == crons
+
+
+def test_a_service_runs_what_is_asked_for_with_its_params(seed: Seed, served: Service) -> None:
+    seed.stubs.answer("python evaluate_models.py", "echo '{\"accuracy\":0.91}'")
+    runs = {name: served.started(name, **params) for name, params in SERVED.items()}
+    ends = {name: Done(finished(served, run), []) for name, run in runs.items()}
+    for name, done in ends.items():
+        failed = [step for step, status in done.steps.items() if status == "failed"]
+        step, executor = FAILED_STEP.get(name, ("", ""))
+        assert failed == ([step] if step else []), name
+        assert done.status == ("failed" if step else "succeeded"), name
+        assert not step or unavailable(executor) in done.reason(step)
+        assert done.summary["commit"] == seed.remote.git("rev-parse", "HEAD")
+    calls = Done({}, seed.stubs.calls())
+    assert "terraform plan -var=region=eu -var=env=staging -out=tfplan" in calls.lines
+    assert "rollback-migration.sh" in calls.lines
+    assert 'python deploy_model.py --model={"accuracy":0.91} --endpoint=production' in calls.lines
+    assert len(calls.children("onboarding/create-account")) == 4
+    assert len(calls.children("ml/train")) == 3
+    assert seed.remote.work not in {call.cwd for call in calls.calls}
+    assert {call.env["PATH"] for call in calls.calls} == {str(seed.stubs.path)}
+    shown = json.dumps([done.summary for done in ends.values()])
+    assert "k3y-of-the-api" not in shown
+
+
+def test_a_service_gives_a_child_the_folder_of_its_parent(seed: Seed, served: Service) -> None:
+    run = served.started("daily-etl")
+    done = Done(finished(served, run), seed.stubs.calls())
+    assert (done.status, len(done.children("extractors/database"))) == ("succeeded", 3)
+    folders = {call.cwd for call in done.calls if call.program in ("child", "spark-submit")}
+    assert len(folders) == 1
 
 
 # Waits that are longer than a test

@@ -32,6 +32,8 @@ _RANDOM = re.compile(r"(?:^|[\s,])R", re.IGNORECASE)
 _HASHED = re.compile(r"(?:^|[\s,])H", re.IGNORECASE)
 # croniter takes `5-5` for all there is; who writes it means 5.
 _FROM_ITSELF = re.compile(r"(?<![^,])(\w+)-\1(?:/[0-9]+)?(?![^,])", re.IGNORECASE)
+# `*/1` would limit the day of the month, which makes it or the weekday enough; `*` does not.
+_EACH = re.compile(r"(?<![^,])\*/1(?![^,])")
 # A Monday long enough before a leap day that every yearly pattern comes round; which one it is
 # does not matter, only that it is not the clock.
 _ANY_DAY = datetime(2001, 1, 1)  # noqa: DTZ001  wall time: cron texts know no zone
@@ -56,7 +58,12 @@ def split(text: str) -> tuple[str, str | None]:
             near = did_you_mean(cron, ALIASES)
             raise CronError(f"{quoted(cron)} is not an alias of a schedule{near}")
         cron = alias
-    return " ".join(_FROM_ITSELF.sub(r"\1", field) for field in cron.split()), zone
+    return " ".join(_plain(field) for field in cron.split()), zone
+
+
+def _plain(field: str) -> str:
+    """`field` in the spelling that croniter understands as everybody does."""
+    return _EACH.sub("*", _FROM_ITSELF.sub(r"\1", field))
 
 
 def check(cron: str, zone: str | None) -> str | None:

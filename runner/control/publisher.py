@@ -28,8 +28,9 @@ from runner.control.dashboard import (
     run_path,
 )
 from runner.control.reporter import NotPaid
+from runner.control.summaries import with_children
 from runner.engine import summary
-from runner.engine.history import History, HistoryError
+from runner.engine.history import HistoryError
 from runner.engine.journal import UnreadableRecord
 from storage import branch
 from storage.branch import Changes, TreeView
@@ -84,8 +85,10 @@ class Publisher:
             run = await self._store.run(row.key)
             if run is None or run.finished_at is None or run.repository not in self._sites:
                 continue
+            if run.parent:
+                continue  # it is told with its root
             try:
-                one = _Told(run, await self._document(run))
+                one = _Told(run, await with_children(self._store, run.run))
             except (HistoryError, UnreadableRecord) as error:
                 # given up because it cannot be read: it must not keep the others from being told
                 _log.error("summary_not_written", run=run.run, problem=str(error))
@@ -139,10 +142,6 @@ class Publisher:
         wanted = {*applied.workflows, *(one.row.workflow for one in told)}
         rows = {w: await self._store.latest_run(repository, w) for w in wanted}
         return {workflow: row for workflow, row in rows.items() if row is not None}
-
-    async def _document(self, row: RunRow) -> dict[str, Any]:
-        history = await History.read(self._store, row.run)
-        return summary.for_git(summary.document(row.run, history.state()))
 
 
 class _Update:

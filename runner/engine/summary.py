@@ -192,14 +192,27 @@ def markdown(document: Document) -> str:
         lines += ["| param | value |", "|---|---|"]
         lines += [f"| {escape(k)} | {escape(v)} |" for k, v in document["params"].items()]
         lines.append("")
-    lines += ["| step | status | attempts | duration | |", "|---|---|---|---|---|"]
+    lines += _step_lines(document)
+    for child in document.get("children", ()):
+        status = f"**{child['status']}**{_because(child['reason'])}"
+        took = duration(child["duration_ms"])
+        lines += ["", f"# Run {child['run']}: {escape(child['workflow']['name'])}", ""]
+        lines += [f"{status}, {took}" if took else status, "", *_step_lines(child)]
+    if left_out := document.get("children_left_out"):
+        lines += ["", f"{left_out} more child runs are not told here."]
+    return "\n".join(lines) + "\n"
+
+
+def _step_lines(document: Document) -> list[str]:
+    """The table of a run's steps, and how the logs of failed ones end."""
+    lines = ["| step | status | attempts | duration | |", "|---|---|---|---|---|"]
     steps = [*document["steps"], *document["handlers"]]
     told = [row for step in steps for row in _rows(step)]
     lines += [_table_row(name, row) for name, row in told]
     for name, row in told:
         if row["status"] == "failed" and row["log"] and row["log"]["tail"]:
             lines += ["", f"## The end of {escape(name)}", "", *fenced(row["log"]["tail"])]
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def _rows(step: Document) -> list[tuple[str, Document]]:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from git_remotes import Remote
 from house import House
+from trees import Trees, growing
 
 from storage.mirror import Mirror
 from storage.sqlite import open_store
@@ -19,3 +20,10 @@ async def house(tmp_path: Path, remote: Remote) -> AsyncIterator[House]:
     yield House(remote, store, mirror)
     mirror.close()
     await store.close()
+
+
+@pytest.fixture
+async def trees(house: House, tmp_path: Path) -> AsyncIterator[Trees]:
+    """The house with runs that are carried out."""
+    async with growing(Trees(house, tmp_path)) as trees:
+        yield trees

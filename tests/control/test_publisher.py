@@ -4,11 +4,15 @@ import json
 import sqlite3
 from pathlib import Path
 
+import pytest
 from house import House
+from trees import Trees
 
+from runner.control import summaries
 from runner.control.dashboard import Line, commit_message, readme
 from runner.control.publisher import Publisher, Site
 from runner.control.reporter import Reporter
+from storage.records import Owe
 
 STATUS = "refs/heads/dagmill/status"
 CRON = 'name: "Load <b>"\nschedule: "0 2 * * *"\nsteps: [{command: "true"}]\n'
@@ -118,3 +122,49 @@ def test_the_message_has_counts_and_run_ids_only() -> None:
     assert commit_message(["r2", "r1"], ["failed", "succeeded"]) == (
         "2 runs: 1 failed, 1 succeeded [skip ci]\n\nDagmill-Run: r1\nDagmill-Run: r2\n"
     )
+
+
+async def test_child_runs_stand_in_the_summary_of_their_root_the_first_and_all_failed(
+    trees: Trees, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(summaries, "MOST_CHILDREN", 3)
+    await trees.house.push(
+        a="steps: [{name: all, run: b, parallel: {items: [ok, ok, bad, ok, bad], "
+        "maxConcurrent: 1}}]\n",
+        b="name: B!\nsteps: [{run: c, params: $1}]\n",
+        c="steps: [{name: work, command: 'echo said $1; test $1 = ok'}]\n",
+    )
+    (root,) = await trees.queue("a")
+    await trees.until_ended(1)
+    assert await reporter(trees.house).pay_due()
+    stem = f"runs/2026/11/20/a/{root}"
+    assert trees.house.remote.files(STATUS) == [
+        "README.md",
+        "latest/a.json",
+        f"{stem}.json",
+        f"{stem}.md",
+    ]
+    document = json.loads(trees.house.remote.show(STATUS, f"{stem}.json"))
+    told = [(c["workflow"]["id"], c["status"]) for c in document["children"]]
+    ok, bad = "succeeded", "failed"
+    assert told == [("b", ok), ("c", ok), ("b", ok), ("b", bad), ("c", bad), ("b", bad), ("c", bad)]
+    assert document["children_left_out"] == 2
+    (step,) = document["steps"]
+    runs = {c["run"]: c for c in document["children"]}
+    item = step["items"]["told"][2]["child"]
+    assert runs[item]["parent"] == {"run": root, "step": "all", "item": 2, "root": root}
+    page = trees.house.remote.show(STATUS, f"{stem}.md")
+    assert f"# Run {item}: B\\!" in page
+    assert page.count("said bad") == 2
+    assert "said ok" not in page
+    assert "2 more child runs are not told here." in page
+
+
+async def test_a_child_run_is_not_published_by_itself(trees: Trees) -> None:
+    await trees.house.push(a="steps: [{run: b}]\n", b='steps: [{command: "true"}]\n')
+    await trees.queue("a")
+    await trees.until_ended(1)
+    (child,) = trees.children
+    await trees.house.store.write(Owe("summary", child.run, trees.house.clock()))
+    assert await reporter(trees.house).pay_due()
+    assert not [f for f in trees.house.remote.files(STATUS) if child.run in f or "/b/" in f]

@@ -53,6 +53,7 @@ class Line:
     name: str = "Nightly load"
     schedule: str = "30 2 * * *"
     zone: str = "UTC"
+    kind: str = "start"
     next_at: datetime | None = datetime(2026, 11, 21, 2, 30, tzinfo=UTC)
 
 

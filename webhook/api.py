@@ -292,7 +292,12 @@ def _workflow_document(
         # A run's commit: a stale workflow stays wholly at its last good one.
         "commit": row.commit if stale else repository.applied_commit,
         "schedules": [
-            {"schedule": x.schedule, "zone": x.zone, "next_at": schemas.instant(x.next_at)}
+            {
+                "schedule": x.schedule,
+                "zone": x.zone,
+                "kind": x.kind,
+                "next_at": schemas.instant(x.next_at),
+            }
             for x in lines
         ],
         "stale": stale,

@@ -41,6 +41,10 @@ class ScheduleLine(Protocol):
         """IANA name."""
 
     @property
+    def kind(self) -> str:
+        """What its slots do: start, stop or restart."""
+
+    @property
     def next_at(self) -> datetime | None:
         """The next slot, aware UTC."""
 

@@ -40,8 +40,10 @@ def status(as_json: bool, url: str, data: Path | None) -> None:
     if rows:
         click.echo()
         print_table(_HEADER, rows)
-    for workflow in document["workflows"]:
-        _print_problems(workflow)
+    # Each once: those of base.yaml are problems of all workflows.
+    problems = [problem for workflow in document["workflows"] for problem in workflow["problems"]]
+    for problem in dict.fromkeys(problems):
+        click.echo(shown(problem))
 
 
 def _print_repository(repository: dict[str, Any]) -> None:
@@ -62,14 +64,14 @@ def _rows(workflow: dict[str, Any]) -> list[tuple[str, ...]]:
     state = f"stale, runs at {workflow['commit'][:10]}" if workflow["stale"] else "good"
     name, repository = workflow["workflow"], workflow["repository"]
     return [
-        (name, repository, line["schedule"], line["zone"], _when(line["next_at"]) or "never", state)
+        (name, repository, _schedule(line), line["zone"], _when(line["next_at"]) or "never", state)
         for line in workflow["schedules"]
     ] or [(name, repository, "", "", "", state)]
 
 
-def _print_problems(workflow: dict[str, Any]) -> None:
-    for problem in workflow["problems"]:
-        click.echo(shown(problem))
+def _schedule(line: dict[str, Any]) -> str:
+    kind = line.get("kind", "start")
+    return str(line["schedule"]) if kind == "start" else f"{kind} {line['schedule']}"
 
 
 def _when(at: str | None) -> str:

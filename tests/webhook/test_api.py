@@ -336,7 +336,12 @@ async def test_workflows_have_their_schedule_and_what_is_wrong(person: httpx2.As
             "path": ".dagu/etl.yaml",
             "commit": COMMIT,
             "schedules": [
-                {"schedule": "30 2 * * *", "zone": "UTC", "next_at": "2026-11-21T02:30:00Z"}
+                {
+                    "schedule": "30 2 * * *",
+                    "zone": "UTC",
+                    "kind": "start",
+                    "next_at": "2026-11-21T02:30:00Z",
+                }
             ],
             "stale": False,
             "problem_commit": "",

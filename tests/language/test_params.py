@@ -141,6 +141,15 @@ steps:
   - command: [echo, "$IN_ARGV"]
   - command: python3
     script: print(os.environ["IN_SCRIPT"])
+  - {run: "$IN_RUN", params: "A=$IN_ARGUMENT", parallel: [a, {b: ["$IN_ITEM"]}]}
+  - {command: x, parallel: "$IN_LIST", stdout: "$IN_STDOUT", approval: {message: "$IN_QUESTION"}}
+  - {executor: {type: http, config: {url: x, headers: {A: "$IN_HEADER"}}}}
+  - {command: x, repeatPolicy: {condition: "$IN_REPEAT", expected: y}}
+concurrency: "$IN_GROUP"
+secrets: [{name: S, command: "$IN_SECRET"}]
+dotenv: "$IN_DOTENV"
+smtp: {host: "$IN_SMTP"}
+errorMail: {to: "$IN_MAIL"}
 handlerOn: {exit: {command: "echo $IN_HANDLER"}}
 ---
 name: child
@@ -148,6 +157,8 @@ steps: [{command: "echo $IN_CHILD"}]
 """, path="f", id="f").workflow  # fmt: skip
     assert workflow is not None
     names = ["PARAM", "ENV", "CONDITION", "COMMAND", "ARGV", "SCRIPT", "HANDLER", "CHILD"]
+    names += ["RUN", "ARGUMENT", "ITEM", "LIST", "STDOUT", "QUESTION", "HEADER", "REPEAT", "GROUP"]
+    names += ["SECRET", "DOTENV", "SMTP", "MAIL"]
     assert all(mentions(workflow, f"IN_{name}") for name in names)
     assert not mentions(workflow, "IN_WORD")
     assert not mentions(workflow, "IN_SCRIP")

@@ -73,7 +73,9 @@ def warnings(
         if place[0] == "steps" or getattr(entry.handler_on, str(place[1]), None) is not None
     ]
     found = [*_schedule(entry), *_all_at_once(workflow, entry), *_exit_codes(own)]
-    found += islice(_undefined(workflow, own, given=given), MAX_UNDEFINED)
+    undefined = list(islice(_undefined(workflow, own, given=given), MAX_UNDEFINED))
+    if undefined and not workflow.dotenv and not _writes_outputs(workflow):
+        found += undefined  # else something that is not in the file may define them
     found += _without_effect(entry, is_local=is_local)
     found += _short_secrets(entry)
     return found
@@ -151,17 +153,22 @@ def _without_effect(entry: WorkflowEntry, *, is_local: bool) -> Iterator[Fault]:
     if entry.log_dir is not None:
         message = '"logDir" has no effect: logs are kept with the run'
         yield Fault(("logDir",), message, on_key=True)
-    spelled = dict(zip(type(entry).model_fields, keys(type(entry)), strict=True))
-    for name in _OF_ROOTS if is_local else ():
-        if name in entry.model_fields_set:
-            message = f'"{spelled[name]}" has no effect in a sub-workflow'
-            yield Fault((spelled[name],), message, on_key=True)
+    if is_local:
+        yield from _only_of_roots(entry)
     push = entry.on.push if entry.on is not None else None
     for key in ("branches", "tags", "paths") if push is not None else ():
         patterns = getattr(push, key)
         if patterns and all(pattern.startswith("!") for pattern in patterns):
             message = 'nothing matches patterns that only exclude; start the list with "**"'
             yield Fault(("on", "push", key), message)
+
+
+def _only_of_roots(entry: WorkflowEntry) -> Iterator[Fault]:
+    spelled = dict(zip(type(entry).model_fields, keys(type(entry)), strict=True))
+    for name in _OF_ROOTS:
+        if name in entry.model_fields_set:
+            message = f'"{spelled[name]}" has no effect in a sub-workflow'
+            yield Fault((spelled[name],), message, on_key=True)
 
 
 def _short_secrets(entry: WorkflowEntry) -> Iterator[Fault]:
@@ -185,9 +192,6 @@ def _undefined(
 ) -> Iterator[Fault]:
     """`${X}` that nothing in the file defines. Outputs count wherever they are made: whether a
     step comes before is for `depends` to say, and optional values are common in handlers."""
-    steps = list(steps)
-    if workflow.dotenv or _writes_outputs(workflow):
-        return  # what these define is not in the file
     defined = {p.name for p in workflow.params if p.name is not None} | given
     defined |= {name for name, _ in (*workflow.env, *workflow.base_env)}
     defined |= {secret.name for secret in workflow.secrets}

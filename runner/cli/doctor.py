@@ -8,17 +8,24 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from runner.cli import checks
 from runner.cli.checks import Finding, Level, Places
 from runner.cli.terminal import shown
-from runner.cli.working_tree import repository_root
+from runner.cli.working_tree import DEFAULT_FOLDER, base_file, read_capped, repository_root
+
+if TYPE_CHECKING:
+    from runner.language.model import Smtp
 
 _COLOURS = {Level.OK: "green", Level.WARNING: "yellow", Level.PROBLEM: "red"}
+
+_SSH = re.compile(r"(?:ssh://)?[^/@\s]+@([^/:\s]+)[:/]")
 
 
 @click.command()
@@ -32,19 +39,31 @@ _COLOURS = {Level.OK: "green", Level.WARNING: "yellow", Level.PROBLEM: "red"}
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @click.pass_context
 def doctor(ctx: click.Context, repository: str | None, data: Path | None, as_json: bool) -> None:
-    """Check this machine and the repository that you are in. With REPO, an http(s) URL, its host
-    is asked for the time.
+    """Check this machine, and REPO: a folder, by default the one you are in, or a URL, whose host
+    is then asked for the time.
 
     Changes nothing. Exits 1 if something keeps Dagmill from working.
     """
-    url = repository if repository and repository.startswith(("http://", "https://")) else None
-    here = Path(repository) if repository and not url and Path(repository).is_dir() else Path.cwd()
+    here, url = _meant(repository)
     found = [*_findings(_places(here, data), url=url)]
     if as_json:
         click.echo(json.dumps(_document(found), indent=2, ensure_ascii=False))
     else:
         _print(found)
     ctx.exit(1 if any(f.level is Level.PROBLEM for f in found) else 0)
+
+
+def _meant(repository: str | None) -> tuple[Path, str | None]:
+    """The folder to look at, and a URL of the host to ask. Raises a usage error."""
+    if repository is None:
+        return Path.cwd(), None
+    if Path(repository).is_dir():
+        return Path(repository).absolute(), None
+    if found := re.match(r"(https?)://(?:[^/@]*@)?([^/]+)", repository):
+        return Path.cwd(), f"{found[1]}://{found[2]}/"
+    if found := _SSH.match(repository):  # a forge's web pages are where its repositories are
+        return Path.cwd(), f"https://{found[1]}/"
+    raise click.UsageError(f'"{repository}" is neither a folder nor the URL of a repository')
 
 
 def _places(here: Path, data: Path | None) -> Places:
@@ -73,7 +92,22 @@ def _findings(places: Places, *, url: str | None) -> Iterator[Finding]:
         yield neighbours.clock_of_host(url)
     yield checks.zones(zone)
     yield neighbours.docker(os.environ)
-    yield neighbours.smtp(None, file=None)
+    yield neighbours.smtp(_smtp(places.here))
+
+
+def _smtp(here: Path) -> Smtp | None:
+    """The mail server of the base.yaml of the repository that the person is in."""
+    from runner.language.load import load, load_base
+
+    file = base_file((repository_root(here) or here) / DEFAULT_FOLDER)
+    if file is None:
+        return None
+    try:
+        base = load_base(read_capped(file), path=str(file)).base
+    except OSError:
+        return None
+    probe = load(b"steps: [{command: ':'}]", path="", id="probe", base=base).workflow
+    return probe.mailing.smtp if probe is not None else None
 
 
 def _settings() -> tuple[Finding, int, str]:

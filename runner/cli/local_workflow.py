@@ -52,20 +52,24 @@ def find_file(text: str, *, cwd: Path) -> LocalFile:
     if not path.is_file():
         raise click.UsageError(f"there is no file {path}")
     root = repository_root(path.parent)
-    folder = root or path.parent
-    relative = path.relative_to(folder)
-    workflows = path.parent
-    if relative.parts[0] == DEFAULT_FOLDER:
-        workflows = folder / DEFAULT_FOLDER
-    elif root is None and DEFAULT_FOLDER in path.parent.parts:
-        parts = path.parent.parts
-        last = max(n for n, part in enumerate(parts) if part == DEFAULT_FOLDER)
-        workflows = Path(*parts[: last + 1])
+    workflows = _workflows(path, root)
+    # Outside a repository what holds `.dagu` stands for its root.
+    folder = root or (workflows.parent if workflows.name == DEFAULT_FOLDER else workflows)
     try:
         id = workflow_id(path.relative_to(workflows).as_posix())
     except ValueError as error:
         raise click.UsageError(f"{path}: {error}") from error
-    return LocalFile(path, str(relative), id, folder, root is not None, workflows)
+    shown = path.relative_to(folder).as_posix()
+    return LocalFile(path, shown, id, folder, root is not None, workflows)
+
+
+def _workflows(path: Path, root: Path | None) -> Path:
+    """The folder that the ids of a file and its neighbours count from."""
+    if root is not None:
+        own = root / DEFAULT_FOLDER
+        return own if path.is_relative_to(own) else path.parent
+    above = (folder for folder in path.parents if folder.name == DEFAULT_FOLDER)
+    return next(above, path.parent)
 
 
 def _path(text: str, *, cwd: Path) -> Path:

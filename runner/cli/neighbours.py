@@ -13,7 +13,6 @@ import socket
 import time
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
-from pathlib import Path
 from urllib.parse import urlsplit
 
 from runner.cli.checks import PATIENCE_S, Finding, judged_clock, ok, user_name, warning
@@ -25,25 +24,23 @@ _SMTP_PORT = 25
 
 
 def clock_of_host(url: str) -> Finding:
-    """This clock against the Date that the host of `url` answers with."""
+    """This clock against the Date that the host at `url` answers with."""
     import httpx2
 
-    parts = urlsplit(url)
-    host = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}/"
     try:
         began = time.time()
-        answer = httpx2.head(host, timeout=PATIENCE_S)
+        answer = httpx2.head(url, timeout=PATIENCE_S)
         ended = time.time()
         told = parsedate_to_datetime(answer.headers["date"]).timestamp()
     except (httpx2.HTTPError, httpx2.InvalidURL, KeyError, ValueError, OSError) as error:
         why = "its answer has no date" if isinstance(error, KeyError) else str(error)
         return warning(
             "clock",
-            f"not compared with {host}: {why or type(error).__name__}",
+            f"not compared with {url}: {why or type(error).__name__}",
             "see to the network, the proxy and SSL_CERT_FILE",
         )
     # The header has whole seconds, so half of one is taken to be gone.
-    return judged_clock((began + ended) / 2 - told - 0.5, f"the Date of {host}", slack_s=1.0)
+    return judged_clock((began + ended) / 2 - told - 0.5, f"the Date of {url}", slack_s=1.0)
 
 
 def docker(environ: Mapping[str, str]) -> Finding:
@@ -96,11 +93,11 @@ def _version(connection: http.client.HTTPConnection) -> str:
     return str(document["Version"])[:40]
 
 
-def smtp(configured: Smtp | None, *, file: Path | None) -> Finding:
+def smtp(configured: Smtp | None) -> Finding:
     """Whether the mail server of base.yaml answers; nothing is sent."""
     if configured is None or not configured.host:
         return ok("smtp", "no mail server is configured in .dagu/base.yaml; nothing to ask")
-    where = f"{configured.host}:{configured.port or _SMTP_PORT} (from {file})"
+    where = f"{configured.host}:{configured.port or _SMTP_PORT} (of .dagu/base.yaml)"
     if "$" in configured.host + configured.port or "`" in configured.host + configured.port:
         return warning(
             "smtp", f"{where} was not asked: it holds variables", "look with a run that sends mail"

@@ -118,7 +118,8 @@ class Screen:
                 comment = f": {event.comment}" if event.comment else ""
                 self._line("✔", "green", place, f"{event.step}: approved by {event.by}{comment}")
             case ApprovalRefused():
-                self._line("✘", "red", place, f"{event.step}: {event.reason}")
+                comment = f": {event.comment}" if event.comment else ""
+                self._line("✘", "red", place, f"{event.step}: {event.reason}{comment}")
             case _:
                 pass
 

@@ -8,8 +8,8 @@ loader's version alone, so it can be kept under these. Pure.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from runner.language import calls, load, source
@@ -176,69 +176,48 @@ class _Listened:
 
 
 def to_json(entry: Entry) -> str:
-    """Everything but path and blobs, which are the stored row's key."""
-    document: dict[str, Any] = {
-        "workflow": entry.workflow,
-        "name": entry.name,
-        "crons": entry.crons,
-        "stops": entry.stops,
-        "restarts": entry.restarts,
-        "push": None if entry.push is None else _parts(entry.push),
-        "events": None if entry.events == NO_EVENTS else asdict(entry.events),
-        "max_active_runs": entry.max_active_runs,
-        "overlap": entry.overlap,
-        "catchup_s": entry.catchup_s,
-        "skip_if_successful": entry.skip_if_successful,
-        "restart_wait_s": entry.restart_wait_s,
-        "retention_days": entry.retention_days,
-        "locals": entry.locals,
-        "calls": [_parts(call) for call in entry.calls],
-        "follows": [_parts(call) for call in entry.follows],
-        "problems": [[p.line, p.column, p.message] for p in entry.problems],
-        "warnings": [[p.line, p.column, p.message] for p in entry.warnings],
+    """Everything but path and blobs, which are the stored row's key, and what a file says by
+    saying nothing: a start of the service reads thousands of them."""
+    document = {
+        name: _ENCODED.get(name, _same)(value)
+        for name in _STORED
+        if (value := getattr(entry, name)) != _NOTHING_SAID[name]
     }
     return json.dumps(document, separators=(",", ":"), ensure_ascii=False)
 
 
 def from_json(text: str, *, path: str, blob: str, base_blob: str = "") -> Entry:
     document: dict[str, Any] = json.loads(text)
-    push = document["push"]
-    return Entry(
-        path,
-        blob,
-        document["workflow"],
-        base_blob,
-        name=document["name"],
-        crons=_pairs(document["crons"]),
-        stops=_pairs(document["stops"]),
-        restarts=_pairs(document["restarts"]),
-        push=None if push is None else PushFilter(*map(tuple, push)),
-        events=_events(document["events"]),
-        max_active_runs=document["max_active_runs"],
-        overlap=OverlapPolicy(document["overlap"]),
-        catchup_s=document["catchup_s"],
-        skip_if_successful=document["skip_if_successful"],
-        restart_wait_s=document["restart_wait_s"],
-        retention_days=document["retention_days"],
-        locals=_pairs(document["locals"]),
-        calls=tuple(Call(*call) for call in document["calls"]),
-        follows=tuple(Call(*call) for call in document["follows"]),
-        problems=tuple(Problem(path, *problem) for problem in document["problems"]),
-        warnings=tuple(Problem(path, *warning) for warning in document["warnings"]),
-    )
+    workflow = document.pop("workflow", "")
+    for name, said in document.items():
+        if name in ("problems", "warnings"):
+            document[name] = tuple(Problem(path, *problem) for problem in said)
+        elif (decode := _DECODED.get(name)) is not None:
+            document[name] = decode(said)
+    return Entry(path, blob, workflow, base_blob, **document)
+
+
+def _same(value: Any) -> Any:
+    return value
 
 
 def _parts(value: PushFilter | Call) -> list[Any]:
     return list(asdict(value).values())
 
 
+def _told(problems: Iterable[Problem]) -> list[list[Any]]:
+    return [[problem.line, problem.column, problem.message] for problem in problems]
+
+
+def _calls_of(found: Iterable[Iterable[Any]]) -> tuple[Call, ...]:
+    return tuple(Call(*call) for call in found)
+
+
 def _pairs(found: Iterable[Iterable[Any]]) -> tuple[tuple[Any, Any], ...]:
     return tuple((one, other) for one, other in found)
 
 
-def _events(document: dict[str, Any] | None) -> Events:
-    if document is None:
-        return NO_EVENTS
+def _events(document: dict[str, Any]) -> Events:
     pull, release = document["pull_request"], document["release"]
     webhook, workflow = document["webhook"], document["workflow"]
     return Events(
@@ -256,3 +235,26 @@ def _pull_request(members: dict[str, Any]) -> PullRequestFilter:
 
 def _tuples(members: dict[str, list[str]]) -> dict[str, tuple[str, ...]]:
     return {name: tuple(texts) for name, texts in members.items()}
+
+
+_STORED = tuple(f.name for f in fields(Entry) if f.name not in ("path", "blob", "base_blob"))
+_NOTHING_SAID = {name: getattr(Entry("", "", ""), name) for name in _STORED}
+_ENCODED: dict[str, Callable[[Any], Any]] = {
+    "push": _parts,
+    "events": asdict,
+    "calls": lambda calls: [_parts(call) for call in calls],
+    "follows": lambda calls: [_parts(call) for call in calls],
+    "problems": _told,
+    "warnings": _told,
+}
+_DECODED: dict[str, Callable[[Any], Any]] = {
+    "crons": _pairs,
+    "stops": _pairs,
+    "restarts": _pairs,
+    "push": lambda parts: PushFilter(*map(tuple, parts)),
+    "events": _events,
+    "overlap": OverlapPolicy,
+    "locals": _pairs,
+    "calls": _calls_of,
+    "follows": _calls_of,
+}

@@ -7,8 +7,8 @@ run does is its supervisor's, when a run may start is admission's.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
@@ -106,6 +106,7 @@ class Engine:
             secrets=secrets,
         )
         self._lives: dict[str, _Life] = {}
+        self._locks: dict[str, tuple[asyncio.Lock, int]] = {}  # with the number of their users
         self._masks: dict[str, Mask] = {}  # of runs that are to be taken up again
         self._waiting: list[str] = []
         self._group: asyncio.TaskGroup | None = None
@@ -219,9 +220,10 @@ class Engine:
 
     async def complete(self, run: str) -> RunRow:
         """Supervise a run to its end in the caller's own task and return its final head."""
-        life = self._begin(await History.read(self._parts.store, run))
+        async with self._alone(run):
+            life = self._begin(await History.read(self._parts.store, run))
+            self._lives[run] = life
         supervisor = life.supervisor
-        self._lives[run] = life
         self._idle.clear()
         try:
             return await supervisor.supervise()
@@ -308,14 +310,25 @@ class Engine:
     async def request(self, run: str, event: Event) -> bool:
         """Record what somebody asks of a run that has begun: durable when this returns. False: it
         does not matter to the run, which is over, or has another step or none that waits."""
-        while True:
-            life = self._lives.get(run)
-            if life is not None and await life.supervisor.request(event):
+        life = self._lives.get(run)
+        if life is not None:
+            if await life.supervisor.request(event):
                 return True
+            if not life.supervisor.over:
+                return False
+        while True:
+            with suppress(Conflict):  # what was on its way when its supervisor ended came first
+                return await self._record(run, event)
+
+    async def _record(self, run: str, event: Event) -> bool:
+        """The same, of a run that nobody has just now."""
+        async with self._alone(run):
+            life = self._lives.get(run)
+            if life is not None and not life.supervisor.over:
+                return await life.supervisor.request(event)
             row = await self._parts.store.run(run)
             if row is None or row.status not in journal.ACTIVE:
                 return False
-            # nobody has it just now, or it asked for what cannot be
             state = (await History.read(self._parts.store, run)).state()
             if isinstance(event, Approved | ApprovalRefused) and (
                 state.index.get(event.step) not in state.waiting
@@ -323,12 +336,26 @@ class Engine:
                 return False
             after = state.seq
             apply(state, event)
-            new = journal.records(run, after, [event])
-            with suppress(Conflict):
-                await self._parts.store.append(
-                    run, after=after, records=new, head=journal.head(run, state)
-                )
-                return True
+            await self._parts.store.append(
+                run,
+                after=after,
+                records=journal.records(run, after, [event]),
+                head=journal.head(run, state),
+            )
+            return True
+
+    @asynccontextmanager
+    async def _alone(self, run: str) -> AsyncIterator[None]:
+        """Nobody takes a run up while another writes to it, as that would be missed."""
+        lock, users = self._locks.get(run, (asyncio.Lock(), 0))
+        self._locks[run] = (lock, users + 1)
+        try:
+            async with lock:
+                yield
+        finally:
+            lock, users = self._locks.pop(run)
+            if users > 1:
+                self._locks[run] = (lock, users - 1)
 
     def stop(self, run: str, by: str) -> bool:
         """Ask a supervised run to stop, a second time to be killed. False: it is not here."""

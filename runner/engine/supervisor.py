@@ -130,6 +130,11 @@ class Supervisor:
         """What hides the run's declared secrets in what is stored."""
         return self._attempts.veil
 
+    @property
+    def over(self) -> bool:
+        """Whether it records nothing more."""
+        return self._over
+
     def request_stop(self, by: str) -> None:
         """Ask the run to stop; a second time kills. Takes effect in the loop's next turn."""
         self._deliver(Fact(StopRequested(self._parts.clock(), by)))

@@ -13,7 +13,7 @@ from runner.engine import journal, summary
 from runner.engine.engine import Engine
 from runner.engine.events import Event
 from runner.engine.history import History
-from runner.engine.parts import Library
+from runner.engine.parts import Checkout, Library
 from runner.engine.secret_values import NO_ACCESS, SecretAccess
 from runner.engine.state import RunState
 from runner.language.load import load
@@ -70,9 +70,11 @@ class Bench:
         max_steps: int = 64,
         secrets: SecretAccess = NO_ACCESS,
         library: Library | None = None,
+        checkout: Checkout | None = None,
     ) -> None:
         self.folder = folder
         self.library = library
+        self.checkout = checkout
         self.inherited = inherited
         self.seen = seen
         self.max_steps = max_steps
@@ -98,6 +100,7 @@ class Bench:
             max_steps=self.max_steps,
             secrets=self.secrets,
             library=self.library,
+            checkout=self.checkout,
         )
 
     @staticmethod
@@ -143,6 +146,7 @@ class Bench:
         *given: str,
         run: str = RUN,
         origin: journal.Origin | None = None,
+        start: bool = True,
     ) -> None:
         loaded = load(text.encode(), path=".dagu/test.yaml", id="test")
         flow = loaded.workflow
@@ -162,8 +166,14 @@ class Bench:
             params=bound,
         )
         await self.store.write(*writes)
+        if start:
+            await self.start(run)
+
+    async def start(self, run: str) -> None:
+        """Let a queued run leave the queue."""
         row = await self.store.run(run)
         assert row is not None
+        at = self.now()
         await self.store.write(*journal.started_writes(row, at=at, runner="0", host="host", room=0))
 
     async def complete(self, run: str = RUN) -> Done:

@@ -346,9 +346,12 @@ class StepEntry(Entry):
     command: Command | None = None
     script: Script | None = None
     shell: Words | None = None
-    executor: Annotated[ExecutorEntry, BeforeValidator(_as_executor), Form("executor")] | None = (
-        None
-    )
+    executor: (
+        Annotated[
+            ExecutorEntry, BeforeValidator(_as_executor), Form(f"or a map: {'|'.join(EXECUTORS)}")
+        ]
+        | None
+    ) = None
     run: Filled | None = None
     params: Declarations | None = None
     parallel: Annotated[ParallelEntry | None, BeforeValidator(_as_parallel), Form("parallel")] = (

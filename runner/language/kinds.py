@@ -2,7 +2,7 @@
 
 A value is the source text of a scalar, None, a list or a map (`source`); what it means is for
 the kind of its key to say. A kind tells in one sentence what it wanted instead, and names its
-form in a JSON Schema (`schema`). Knows no key. Pure.
+form in a JSON Schema (`forms`). Knows no key. Pure.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """Beside a kind: which form of `schema` describes what the kind takes."""
+    """Beside a kind: which of `forms` describes what the kind takes."""
 
     name: str
 
     def __get_pydantic_json_schema__(
         self, core: CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
-        from runner.language.schema import form
+        from runner.language.forms import form
 
         return form(self.name, lambda: handler(core))
 

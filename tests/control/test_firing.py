@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import contextlib
 import json
+import random
 from datetime import datetime, timedelta
+from functools import partial
 
 import pytest
 from house import BEGIN, House
 
+from runner.control import schedule
 from runner.control.slots import MOST_CAUGHT
 from runner.engine import journal
 from runner.engine.events import Queued
@@ -229,6 +233,43 @@ async def test_a_service_that_dies_while_it_catches_up_goes_on_where_it_was(hous
     await wake(house, house.clock())
     assert await house.verdicts() == {key(minute): "run" for minute in (5, 10, 15, 20, 25)}
     assert len(await house.store.runs(limit=99)) == 5
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_with_all_whatever_happens_each_slot_in_the_window_fires_once(
+    house: House, seed: int
+) -> None:
+    """The service is up, suspended, restarted, or dies while it fires."""
+    chance = random.Random(seed)
+    await house.push(a='schedule: "*/7 * * * *"\ncatchupWindow: 1h\noverlapPolicy: all\n' + STEPS)
+    slots = schedule.slots_after("*/7 * * * *", zone="UTC", after=house.clock(), workflow_id="a")
+    expected: dict[str, str] = {}
+    slot = next(slots)
+    for _ in range(25):
+        away = timedelta(minutes=chance.choice([1, 1, 4, 8, 30, 59, 61, 90, 200]))
+        house.clock.at += away
+        if chance.random() < 0.4:
+            await house.restart(seconds=0)
+        if chance.random() < 0.3:
+            house.intake.queued = partial(_dies, times=chance.randrange(1, 4), died=[])
+            with contextlib.suppress(OSError):
+                await house.ticker.fire_due(house.clock())
+            await house.restart(seconds=0)
+        await house.ticker.fire_due(house.clock())
+        while slot <= house.clock():
+            fires = house.clock() - slot <= timedelta(hours=1)
+            make = partial(tick_key, kind="start") if fires else missed_key
+            expected[make("ops", "a", slot=slot)] = "run" if fires else "missed"
+            slot = next(slots)
+        assert await house.verdicts() == expected
+    runs = await house.store.runs(limit=10_000)
+    assert len(runs) == list(expected.values()).count("run")
+
+
+def _dies(repository: str, workflow: str, *, times: int, died: list[str]) -> None:
+    died.append(workflow)
+    if len(died) == times:
+        raise OSError("the service dies")
 
 
 async def test_a_changed_schedule_catches_up_with_nothing(house: House) -> None:

@@ -45,7 +45,7 @@ from runner.engine.state import RunState, StepState, StepStatus, Unit
 from runner.executors.base import Call, Earlier, Outcome, Task
 from runner.language.model import Condition, Step
 from runner.language.params import Bound
-from runner.veil import Veil
+from runner.veil import Veil, starred
 from storage.mask import Mask, is_secret_name
 from storage.records import PutValues, Write
 
@@ -626,8 +626,12 @@ class Attempts:
         too_large = f"output {step.output} is larger than maxOutputSize ({limit} bytes)"
         if step.output is not None and sum(map(len, outputs)) > limit:
             return None, too_large
+
+        def hide(text: str) -> str:  # an output is stored, and secrets are not
+            return starred(self.veil.hide(text))
+
         results = [
-            ItemResult(text, item.status, item.exit_code, item.reason, output, bool(step.run))
+            ItemResult(hide(text), item.status, item.exit_code, item.reason, output, bool(step.run))
             for text, item, output in zip(texts, state.items or (), outputs, strict=True)
         ]
         text = items.aggregate(results)

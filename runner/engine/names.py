@@ -285,9 +285,13 @@ class Names:
         }
 
     def refer_aggregate(self, step: StepState, exit_code: int | None) -> None:
-        if step.step.id is not None:
-            self.refs[step.step.id] = {
-                "stdout": str(self.step_folder(step) / "out"),
+        id = step.step.id
+        if id is not None:
+            folder = self.step_folder(step)
+            if step.carried:
+                folder = self._folder_of(step.carried, id) / folder.relative_to(self._folder)
+            self.refs[id] = {
+                "stdout": str(folder / "out"),
                 "stderr": _NO_FILE,
                 "exitCode": str(exit_code or 0),
             }

@@ -75,7 +75,11 @@ def _over_unix(path: str) -> http.client.HTTPConnection:
     connection = http.client.HTTPConnection("localhost", timeout=PATIENCE_S)
     connection.sock = socket.socket(socket.AF_UNIX)
     connection.sock.settimeout(PATIENCE_S)
-    connection.sock.connect(path)
+    try:
+        connection.sock.connect(path)
+    except OSError:
+        connection.close()
+        raise
     return connection
 
 

@@ -36,7 +36,10 @@ class FolderLibrary:
         return await asyncio.to_thread(self._read, id)
 
     def base(self) -> str:
-        """The text of base.yaml, "" where there is none or it is no text."""
+        """The text of base.yaml, "" where there is none or it is no text; a folder that is no
+        `.dagu` has none."""
+        if not self._deep:
+            return ""
         files = [self._folder / f"{BASE}{ending}" for ending in ENDINGS]
         return next((text for file in files if (text := _text(file)) is not None), "")
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from benchmarks import floor
 from runner.control.admission import Admission
 from runner.control.claiming import Claiming
+from runner.control.firing import Firing
 from runner.control.intake import Intake, Source
 from runner.control.reconciler import Reconciler
 from runner.control.ticker import Ticker
@@ -121,7 +122,8 @@ def _built(folder: Path, store: SqliteStore, mirror: Mirror, *, prepared: bool) 
     intake = Intake(
         store, {REPOSITORY: source}, clock=clock, queued=admission.queued, claiming=claiming
     )
-    ticker = Ticker(store, intake, clock=clock, zone="UTC", grace_s=300)
+    firing = Firing(store, intake, stop=stop, owes=lambda _: ())
+    ticker = Ticker(store, firing, clock=clock, zone="UTC", grace_s=300)
     reconciler = Reconciler(
         store,
         mirror,

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import carried_run
+import httpx2
 import pytest
 import seed_document
 import stub_programs
@@ -908,6 +909,24 @@ def test_a_service_gives_a_child_the_folder_of_its_parent(seed: Seed, served: Se
     assert (done.status, len(done.children("extractors/database"))) == ("succeeded", 3)
     folders = {call.cwd for call in done.calls if call.program in ("child", "spark-submit")}
     assert len(folders) == 1
+
+
+def test_a_retry_extracts_only_the_source_that_failed(seed: Seed, served: Service) -> None:
+    seed.stubs.answer("child", '[ "$2" != SOURCE=postgres ]')
+    failed = served.started("daily-etl")
+    assert finished(served, failed)["status"] == "failed"
+    seed.stubs.forget()
+    token = (served.data / "token").read_text().strip()
+    answer = httpx2.post(
+        f"{served.url}/api/v1/runs/{failed}/retry",
+        json={},
+        headers={"Authorization": f"Bearer {token}"},
+    )
+    assert answer.status_code == 201, answer.text
+    done = Done(finished(served, answer.json()["run"]), seed.stubs.calls())
+    assert (done.status, done.summary["retry_of"]) == ("succeeded", failed)
+    assert done.children("extractors/database") == [{"SOURCE": "postgres"}]
+    assert [line.split()[0] for line in done.lines] == ["python", "spark-submit", "dbt"]
 
 
 # Waits that are longer than a test

@@ -41,6 +41,7 @@ from runner.engine.journal import PARAMS, RUN_SCOPE
 from runner.engine.names import FILE, ITEMS, OUT, RESULT, Names
 from runner.engine.parts import Parts
 from runner.engine.scope import Evaluated, Evaluation, RunScope, ScopeError, StepTexts, Verdict
+from runner.engine.state import Preparation as Progress
 from runner.engine.state import RunState, StepState, StepStatus, Unit
 from runner.executors.base import Call, Earlier, Outcome, Task
 from runner.language.model import Condition, Step
@@ -206,11 +207,10 @@ class Attempts:
         self.mask = self.mask.plus(found.values())
         self._read_scope()
         self._names.forget_all()
-        if short := secret_values.too_short(found):
-            import structlog  # here: it loads rich, which a run seldom needs
-
-            log = structlog.get_logger(__name__)
-            log.warning("secrets_not_masked", run=self._run, secrets=short, why="too short")
+        short = secret_values.too_short(found)
+        if short and self.state.preparation is not Progress.DONE:  # else it was said
+            with (self._folder / "log").open("a") as log:
+                log.write(f"too short to be masked: {', '.join(short)}\n")
 
     # Preparations
 
@@ -555,6 +555,7 @@ class Attempts:
         lost = plan.is_lost(unit, unknown=outcome.lost)
         if lost:
             reason = plan.loss(unit, reason)
+        reason = self.mask.text(reason)
         outputs = finding.outputs
         if task.item is None:
             values = self._keep_outputs(task.step, task.folder, outputs)
@@ -574,7 +575,7 @@ class Attempts:
             signal=outcome.signal,
             reason=reason,
             # a wrong output would be as wrong the next time
-            retryable=not finding.error or reason != finding.error,
+            retryable=not finding.error or reason != self.mask.text(finding.error),
             output_matched=finding.matched,
             log=finding.log,
             outputs=tuple(self._note(name, value) for name, value in outputs),

@@ -56,7 +56,7 @@ def read(
     anything is scrubbed; not to be called twice at once for a run that has such steps."""
     out, err = task.folder / "out", task.folder / "err"
     try:
-        problem = stream_files.put(task)
+        problem = stream_files.put(task, result if step.run is None else result or "")
         taken = _kept(task) if _takes(step) else None
         if taken is None:
             taken = _taken(task, step, limit_bytes=limit_bytes, result=result)
@@ -88,9 +88,10 @@ def _taken(task: Task, step: Step, *, limit_bytes: int, result: str | None) -> _
     outputs: list[tuple[str, str]] = []
     error = ""
     if step.output is not None:
-        value = logs.read_output(task.folder / "out", limit_bytes=limit_bytes)
-        if result is not None:
-            value = None if len(result.encode()) > limit_bytes else result
+        if step.run is None:
+            value = logs.read_output(task.folder / "out", limit_bytes=limit_bytes)
+        else:
+            value = None if len((result or "").encode()) > limit_bytes else result or ""
         outputs, error = _output(step.output, value, limit_bytes=limit_bytes)
     listed, problem = _listed_outputs(task.folder / "outputs", limit=limit_bytes)
     matched = any(

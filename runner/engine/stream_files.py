@@ -36,9 +36,10 @@ def target(what: str, value: str, *, cwd: Path) -> Path:
     return cwd / path
 
 
-def put(task: Task) -> str:
-    """Copy what the attempt printed to the files that it names. Why that is not possible, "" if it
-    is done; a second call does nothing. Not to be called twice at once for one run."""
+def put(task: Task, result: str | None = None) -> str:
+    """Copy what the attempt printed to the files that it names; `result` stands for stdout where
+    that is not in the log. Why that is not possible, "" if it is done; a second call does nothing.
+    Not to be called twice at once for one run."""
     wanted = (("stdout", task.stdout, "out"), ("stderr", task.stderr, "err"))
     done: dict[str, Any] | None = None
     for name, path, log in wanted:
@@ -47,7 +48,8 @@ def put(task: Task) -> str:
         done = _read_record(task.folder) if done is None else done
         try:
             if done.get(name) != _DONE:
-                _put(task, name, path, task.folder / log, done=done)
+                text = result if name == "stdout" else None
+                _put(task, name, path, task.folder / log if text is None else text, done=done)
         except OSError as error:
             return f"{name} cannot be written to {path}: {_why(path, error)}"
     return ""
@@ -57,7 +59,7 @@ def _why(path: Path, error: OSError) -> str:
     return "it is a link" if path.is_symlink() else error.strerror or str(error)
 
 
-def _put(task: Task, name: str, path: Path, log: Path, *, done: dict[str, Any]) -> None:
+def _put(task: Task, name: str, path: Path, source: Path | str, *, done: dict[str, Any]) -> None:
     inside = Path(os.path.realpath(task.cwd))
     if not Path(os.path.realpath(path.parent)).is_relative_to(inside):
         raise OSError(f"a link leads out of {task.cwd}")
@@ -76,7 +78,10 @@ def _put(task: Task, name: str, path: Path, log: Path, *, done: dict[str, Any]) 
         begin = min(int(done[name]), status.st_size)
         os.ftruncate(copy, begin)
         os.lseek(copy, begin, os.SEEK_SET)
-        _copy(log, copy)
+        if isinstance(source, Path):
+            _copy(source, copy)
+        elif source:
+            _write(copy, f"{source}\n".encode())
     finally:
         os.close(copy)
     done[name] = _DONE
@@ -112,6 +117,10 @@ def _copy(log: Path, copy: int) -> None:
         return
     with os.fdopen(source, "rb") as opened:
         while chunk := opened.read(_CHUNK):
-            rest = memoryview(chunk)
-            while rest:
-                rest = rest[os.write(copy, rest) :]
+            _write(copy, chunk)
+
+
+def _write(copy: int, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(copy, rest) :]

@@ -499,7 +499,7 @@ class Supervisor:
         try:
             task = self._attempts.task(step, attempt, launch, item)
         except (ScopeError, OSError) as error:
-            why = str(error)
+            why = self.mask.text(str(error))
             ended = Ended(now, step, attempt, "", None, None, why, retryable=False, item=item)
             self._record(ended, new)
             return
@@ -621,7 +621,8 @@ class Supervisor:
                 return self._prepared_run(now, *stop.value)
             return Fact(*self._attempts.prepared(step, item, stop.value, now))
         except (ScopeError, OSError) as error:
-            return Fact(Prepared(now, step or None, True, error=str(error), item=item))
+            why = self.mask.text(str(error))
+            return Fact(Prepared(now, step or None, True, error=why, item=item))
         return None
 
     def _begin_preparation(self, name: Name) -> None:
@@ -671,7 +672,8 @@ class Supervisor:
                 self._deliver(Fact(*self._attempts.prepared(step, item, found, now)))
         except (ScopeError, OSError, StorageError) as error:
             now = self._parts.clock()
-            self._deliver(Fact(Prepared(now, step or None, True, error=str(error), item=item)))
+            why = self.mask.text(str(error))
+            self._deliver(Fact(Prepared(now, step or None, True, error=why, item=item)))
 
     async def _judgement(self, name: Name) -> None:
         """Find out whether a step runs once more."""
@@ -682,7 +684,8 @@ class Supervisor:
             verdict: Verdict = await self._drive(generator, name, cwd=cwd)
             met, error = verdict.met, verdict.error
         except (ScopeError, OSError) as problem:
-            met, error = False, f"whether it repeats cannot be told: {problem}"
+            why = self.mask.text(str(problem))
+            met, error = False, f"whether it repeats cannot be told: {why}"
         self._deliver(Fact(Judged(self._parts.clock(), step, met, error, item)))
 
     async def _make_place(self) -> None:

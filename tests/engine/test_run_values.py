@@ -253,3 +253,40 @@ async def test_what_was_sent_to_a_workflow_is_its_event(tmp_path: Path) -> None:
     done = await bench.complete()
     await bench.close()
     assert done.tail("a") == '{"release": {"tag": "v1"}}'
+
+
+async def test_the_stdout_of_a_run_step_is_the_json_of_its_run(tmp_path: Path) -> None:
+    done = await run_text(
+        tmp_path,
+        """
+        steps: [{name: a, run: child, params: A=1, stdout: kid.json, stderr: kid.err}]
+        ---
+        name: child
+        params: [A: '']
+        steps: [{name: s, command: 'echo x; echo y >&2', output: OUT}]
+        """.replace("\n        ---\n", "\n---\n"),
+    )
+    assert done.status == "succeeded", done.document
+    found = json.loads((tmp_path / "workspace/kid.json").read_text())
+    assert (found["outputs"], found["status"]) == ({"OUT": "x"}, "succeeded")
+    assert (tmp_path / "workspace/kid.err").read_text() == ""
+
+
+async def test_a_secret_in_a_reason_is_masked_and_a_short_one_is_said(tmp_path: Path) -> None:
+    done = await run_text(
+        tmp_path,
+        """
+        secrets: [{name: TOKEN, file: token}, {name: PIN, command: echo 123}]
+        steps:
+          - {name: a, dir: 'x-$TOKEN', command: 'true'}
+          - {name: b, command: ['no-${TOKEN}'], continueOn: {failure: true}}
+          - {name: c, stdout: '../$TOKEN', command: 'true'}
+          - {name: d, preconditions: [{condition: '$TOKEN', expected: x}], command: 'true'}
+        """,
+        secrets=access(tmp_path),
+    )
+    assert SECRET not in json.dumps(done.document)
+    assert done.step("a")["reason"].endswith("workspace/x-*** does not exist")
+    assert "../*** is not below" in done.step("c")["reason"]
+    (log,) = done.files("log")
+    assert log.read_text() == "too short to be masked: PIN\n"

@@ -272,6 +272,7 @@ class _Service:
             url=url,
             owes=self._owes,
             checkout=self._checkout,
+            add_git=self._add_git,
             library=library,
             secrets=secrets,
             max_steps=settings.max_steps,
@@ -549,6 +550,9 @@ class _Service:
     async def _checkout(self, repository: str, commit: str, folder: Path) -> None:
         await self._pin(commit)
         await asyncio.to_thread(tree.checkout, self._mirror.path, commit, folder)
+
+    async def _add_git(self, repository: str, commit: str, folder: Path) -> None:
+        await asyncio.to_thread(tree.add_git, self._mirror.path, commit, folder)
 
     async def _read_blob(self, blob: str) -> bytes:
         return await asyncio.to_thread(self._mirror.read_blob, blob, limit_bytes=LARGEST_FILE)

@@ -1,12 +1,13 @@
 """The files of one commit, written into a folder.
 
-Knows how to materialise a pinned commit from a mirror without worktree, index or `.git`. Leaves
-which commit, and how long the folder lives, to its callers. One rule: libgit2 only ever writes
-into a folder that nobody has used before.
+Knows how to materialise a pinned commit from a mirror without worktree or index, and how to give
+it a `.git` where that is wanted. Leaves which commit, and how long the folder lives, to its
+callers. One rule: libgit2 only ever writes into a folder that nobody has used before.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -43,3 +44,22 @@ def checkout(mirror_path: Path, commit: str, folder: Path) -> None:
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
+
+
+def add_git(mirror_path: Path, commit: str, folder: Path) -> None:
+    """Make a fresh checkout of `commit` a repository: its HEAD detached, its objects those of the
+    mirror, and no remote, branch or credential in it. Blocks. Raises GitError."""
+    try:
+        git = Path(pygit2.init_repository(str(folder.absolute())).path)
+        objects = mirror_path.absolute() / "objects"
+        (git / "objects/info").mkdir(exist_ok=True)
+        (git / "objects/info/alternates").write_bytes(os.fsencode(objects) + b"\n")
+        repository = pygit2.Repository(str(folder.absolute()))  # that knows of them
+        repository.set_head(pygit2.Oid(hex=commit))
+        repository.index.read_tree(repository[commit].peel(pygit2.Tree))
+        repository.index.write()
+    except KeyError as error:
+        raise GitError(f"commit {commit} is not in {mirror_path}; fetch it first") from error
+    except (pygit2.GitError, ValueError, OSError) as error:
+        told = f"{folder} could not be made a repository: {error}"
+        raise disk_error(told, cause=error) from error

@@ -77,13 +77,15 @@ class Engine:
         url: str = "",
         owes: Callable[[RunRow], Sequence[Write]] = lambda _: (),
         checkout: Checkout | None = None,
+        add_git: Checkout | None = None,
         max_steps: int = 64,
         observe: Observer | None = None,
         library: Library | None = None,
         secrets: SecretAccess = NO_ACCESS,
     ) -> None:
         """`runs` and `workspaces` are folders for logs and checkouts. Without `checkout`,
-        `workspaces` itself is the workspace of every run. `library` finds sub-workflows, `secrets`
+        `workspaces` itself is the workspace of every run; `add_git` makes a checkout a
+        repository. `library` finds sub-workflows, `secrets`
         says where declared ones may come from."""
         self._runs = runs
         self._workspaces = workspaces
@@ -102,6 +104,7 @@ class Engine:
             url=url,
             owes=owes,
             checkout=checkout,
+            add_git=add_git,
             observe=observe,
             secrets=secrets,
         )
@@ -270,10 +273,9 @@ class Engine:
     def _place(self, history: History, parent: _Life | None, folder: Path) -> Place:
         """Where the steps of a run begin."""
         queued, kind = history.queued, history.workflow.workspace.kind
-        checkout = self._parts.checkout
         if parent is not None and kind is WorkspaceKind.SHARED:
             return Place(parent.workspace)
-        if checkout is None:
+        if self._parts.checkout is None:
             if kind is WorkspaceKind.NONE:
                 return Place(folder / "workspace", _make_empty)
             return Place(self._workspaces)
@@ -285,7 +287,14 @@ class Engine:
         where = workspace.workspace_folder(self._workspaces, history.run, root=queued.root)
         if kind is WorkspaceKind.NONE:
             return Place(where, _make_empty, before)
-        return Place(where, lambda to: checkout(queued.repository, queued.commit, to), before)
+        return Place(where, partial(self._check_out, history), before)
+
+    async def _check_out(self, history: History, folder: Path) -> None:
+        queued = history.queued
+        if self._parts.checkout is not None:
+            await self._parts.checkout(queued.repository, queued.commit, folder)
+        if history.workflow.workspace.git and self._parts.add_git is not None:
+            await self._parts.add_git(queued.repository, queued.commit, folder)
 
     # What child runs need of it
 

@@ -112,6 +112,7 @@ class Parts:
     url: str  # where people see runs, "" if nowhere
     owes: Callable[[RunRow], Sequence[Write]]
     checkout: Checkout | None = None  # None: the workspace is there already
+    add_git: Checkout | None = None  # makes a checkout a repository
     observe: Observer | None = None
     library: Library | None = None  # None: only local documents can be called
     secrets: SecretAccess = NO_ACCESS

@@ -72,7 +72,7 @@ class Place:
             with suppress(FileNotFoundError):
                 self.before.rename(self.folder)
                 return ""
-        beside = self.folder.with_name(f"{self.folder.name}.part")
+        beside = _beside(self.folder)
         if beside.exists():  # of an earlier process that did not get to its end
             await asyncio.to_thread(remove, beside)
         await self.make(beside)
@@ -80,6 +80,11 @@ class Place:
         if self.before is None:
             return ""
         return "the files of the run before are gone; this one begins with fresh files"
+
+
+def _beside(folder: Path) -> Path:
+    """Where a workspace is made."""
+    return folder.with_name(f"{folder.name}.part")
 
 
 def take_over_children(workspaces: Path, old: str, new: str) -> None:
@@ -119,6 +124,7 @@ def remove(folder: Path) -> None:
     Raises OSError, say for what belongs to another user."""
     gone = folder.with_name(f"{folder.name}.gone")
     _delete(gone)
+    _delete(_beside(folder))
     with suppress(FileNotFoundError):
         folder.rename(gone)
         _delete(gone)

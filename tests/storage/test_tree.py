@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from git_remotes import Remote
 from pygit2.enums import ObjectType
 
 from storage.mirror import GitError, Mirror
-from storage.tree import checkout
+from storage.tree import add_git, checkout
 
 
 @pytest.fixture
@@ -155,3 +156,38 @@ def test_a_tree_that_has_a_link_and_a_folder_of_one_name_writes_nothing_outside(
         except GitError:
             assert not work.exists()
         assert list(outside.iterdir()) == []
+
+
+def test_a_checkout_can_be_a_repository_with_its_history_and_without_a_remote(
+    remote: Remote, mirrored: Callable[[], Path], tmp_path: Path
+) -> None:
+    first = remote.change({"a": "1"})
+    second = remote.change({"a": "2", "run.sh": "x"})
+    remote.change({"a": "3"})
+    mirror, folder = mirrored(), tmp_path / "work"
+    checkout(mirror, second, folder)
+    add_git(mirror, second, folder)
+
+    def git(*words: str) -> str:
+        told = subprocess.run(
+            ["git", *words], cwd=folder, check=True, capture_output=True, text=True
+        )
+        return told.stdout.strip()
+
+    assert git("rev-parse", "HEAD", "HEAD^") == f"{second}\n{first}"
+    assert git("status", "--porcelain=v2", "--branch").split("\n")[1] == "# branch.head (detached)"
+    assert git("status", "--porcelain") == ""
+    assert git("remote") == git("branch", "--format=%(refname:short)", "--list", "m*") == ""
+    (folder / "a").write_text("4")
+    assert git("diff", "--name-only") == "a"
+    assert str(mirror) not in (folder / ".git/config").read_text()
+
+
+def test_a_commit_that_is_not_there_makes_no_repository(
+    remote: Remote, mirrored: Callable[[], Path], tmp_path: Path
+) -> None:
+    commit = remote.change({"a": "1"})
+    mirror, folder = mirrored(), tmp_path / "work"
+    checkout(mirror, commit, folder)
+    with pytest.raises(GitError, match="is not in"):
+        add_git(mirror, "0" * 39 + "1", folder)

@@ -19,6 +19,7 @@ from runner.language.kinds import holds_reference
 from runner.language.model import MapItem, Step, Workflow
 from runner.language.params import tree_texts
 from runner.language.shelltext import active_braces
+from storage.mask import SHORTEST, is_secret_name
 
 # Set for every step, or passed on from the service's own environment.
 _KNOWN = frozenset(
@@ -48,12 +49,6 @@ _OF_ROOTS = (
     *("schedule", "on", "catchup_window", "overlap_policy", "skip_if_successful", "delay_sec"),
     *("max_active_runs", "queue", "priority", "restart_wait_sec"),
 )
-_SECRET_PART = re.compile(
-    r"(?:^|_)(?:SECRET|TOKEN|PASSWORD|PASSWD|CREDENTIALS?)(?:_|$)"
-    r"|(?:API_KEY|ACCESS_KEY|PRIVATE_KEY)$",
-    re.IGNORECASE,
-)
-MIN_MASKED = 5  # characters
 
 
 def warnings(
@@ -177,14 +172,9 @@ def _short_secrets(entry: WorkflowEntry) -> Iterator[Fault]:
     variables += [(("params", n), p) for n, p in enumerate(entry.params) if isinstance(p, dict)]
     for place, pair in variables:
         for name, value in pair.items():
-            if 0 < len(value) < MIN_MASKED and is_secret(name) and not holds_reference(value):
-                message = f"{name} is too short to be hidden in logs; a secret needs {MIN_MASKED}"
+            if 0 < len(value) < SHORTEST and is_secret_name(name) and not holds_reference(value):
+                message = f"{name} is too short to be hidden in logs; a secret needs {SHORTEST}"
                 yield Fault((*place, name), f"{message} characters or more")
-
-
-def is_secret(name: str) -> bool:
-    """Whether a variable of this name is treated as a secret, declared as one or not."""
-    return _SECRET_PART.search(name) is not None
 
 
 def _undefined(

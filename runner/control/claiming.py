@@ -61,7 +61,14 @@ class Claiming:
             bound,
             repository=origin.repository,
             base=scope.dates(trigger.slot or trigger.at, zone),
-            facts=facts(origin, trigger, run=run, name=workflow.name),
+            facts=facts(
+                workflow,
+                trigger,
+                run=run,
+                repository=origin.repository,
+                ref=origin.ref,
+                commit=origin.commit,
+            ),
             queues=self._queues,
             called=lambda caller, name: found.get((caller, name)),
         )

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from runner.engine import scope
-from runner.engine.journal import Origin
 from runner.engine.scope import Evaluated, RunScope, ScopeError
 from runner.language import expand, params
 from runner.language.expand import ExpandError
@@ -42,16 +41,17 @@ def queue_of(claim: Claim) -> str | None:
     return claim.name.removeprefix(_QUEUE) if claim.name.startswith(_QUEUE) else None
 
 
-def facts(origin: Origin, trigger: Trigger, *, run: str, name: str) -> dict[str, str]:
+def facts(
+    workflow: Workflow, trigger: Trigger, *, run: str, repository: str, ref: str, commit: str
+) -> dict[str, str]:
     """What is stronger than any other value of a run, and known when it is queued."""
-    ref = origin.ref
     return {
-        "DAG_NAME": name,
+        "DAG_NAME": workflow.name,
         "DAG_RUN_ID": run,
-        "GIT_COMMIT": origin.commit,
+        "GIT_COMMIT": commit,
         "GIT_REF": ref,
         "GIT_BRANCH": ref.removeprefix("refs/heads/") if ref.startswith("refs/heads/") else "",
-        "GIT_REPOSITORY": origin.repository,
+        "GIT_REPOSITORY": repository,
         "EVENT_NAME": trigger.type.value,
     }
 

@@ -131,6 +131,12 @@ def _as_concurrency(raw: Data) -> Data:
     return {"group": raw} if isinstance(raw, str) else raw
 
 
+def _as_secrets(raw: Data) -> list[Data]:
+    if isinstance(raw, dict) and "name" not in raw:
+        refuse("a list such as `- {name: DB_PASSWORD, env: DB_PASSWORD}`", raw)
+    return as_list(raw)
+
+
 def _as_workspace(raw: Data) -> Data:
     return {"kind": raw} if isinstance(raw, str) else raw
 
@@ -546,7 +552,7 @@ class WorkflowEntry(Entry):
     params: Declarations = ()
     env: Pairs = ()
     dotenv: Texts = ()
-    secrets: Annotated[tuple[SecretEntry, ...], BeforeValidator(as_list)] = ()
+    secrets: Annotated[tuple[SecretEntry, ...], BeforeValidator(_as_secrets)] = ()
     shell: Words | None = None
     working_dir: Text | None = None
     workspace: (

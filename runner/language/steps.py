@@ -124,7 +124,7 @@ def _one_thing_runs(entry: StepEntry, name: str, place: Place, faults: Faults) -
 
 def _only_of_run(entry: StepEntry, place: Place, faults: Faults) -> None:
     hint = 'belongs to steps with "run"'
-    if entry.params is not None:
+    if entry.params is not None and not _is_explained(place, faults):
         message = f'"params" {hint}; a command gets its values from "env"'
         faults.add((*place, "params"), message, on_key=True)
     if entry.worker_selector is not None:

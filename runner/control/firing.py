@@ -32,7 +32,7 @@ from storage.records import (
     RunRow,
     Write,
 )
-from storage.store import Busy, Conflict, Duplicate, Store
+from storage.store import Busy, Conflict, Duplicate, StorageError, Store
 
 UNFINISHED = ("queued", "running", "waiting")
 ACTIVE = ("running", "waiting")
@@ -254,5 +254,10 @@ class Firing:
     async def _ask(self, slot: Slot, runs: Sequence[str]) -> None:
         by = f"schedule ({slot.timer.kind} {slot.timer.cron})"
         for run in runs:
-            _log.info("slot_stops", workflow=slot.timer.workflow, run=run)
-            await self._stop(run, by)
+            try:
+                await self._stop(run, by)
+            except StorageError as error:
+                # Not again: a run that was asked twice is killed.
+                _log.error("slot_stopped_not", run=run, problem=str(error))
+            else:
+                _log.info("slot_stopped", workflow=slot.timer.workflow, run=run)

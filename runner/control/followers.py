@@ -118,7 +118,11 @@ class Followers:
 
     async def _queued(self, run: str) -> Queued | None:
         records = await self._store.events(run)
-        first = journal.event(records[0]) if records else None
+        try:
+            first = journal.event(records[0]) if records else None
+        except journal.UnreadableRecord as error:
+            _log.error("run_not_followed", run=run, problem=str(error))
+            return None
         return first if isinstance(first, Queued) else None
 
 

@@ -47,6 +47,7 @@ DENIED_WAIT_S = 900.0
 _FIRST_RETRY_S = 5.0  # doubled by each failure: what a hook announced must not wait for a slow poll
 _LEAST_WAIT_S = 1.0  # after a failure, whatever is announced
 _JITTER = 0.2
+_MOST_WARNED = 100  # new or changed workflows whose warnings are logged
 _TRIES = 5  # of one look, each lost to another writer
 _FETCHED_EVERY = timedelta(seconds=30)  # a look without news notes its time no oftener
 
@@ -401,6 +402,10 @@ class Reconciler:
         for problems in done.catalog.problems.values():
             for problem in problems:
                 _log.error("definition_broken", repository=self._name, problem=str(problem))
+        for workflow in (*diff.added, *diff.changed)[:_MOST_WARNED]:
+            entry = done.catalog.entries.get(workflow)
+            for warning in done.catalog.warnings.get(entry.path, ()) if entry is not None else ():
+                _log.warning("definition_questioned", repository=self._name, warning=str(warning))
         self._announce(done)
 
     def _served(self, head: str) -> str:

@@ -25,6 +25,7 @@ from runner.engine.parts import Library
 from storage.mirror import Mirror, ObjectMissing
 from storage.records import Append, EventRecord, Owe, RunRow
 from storage.sqlite import SqliteStore
+from storage.store import StorageError
 
 BEGIN = datetime(2026, 11, 20, 10, 0, 30, tzinfo=UTC)
 
@@ -58,6 +59,7 @@ class House:
     queues: dict[str, int] = field(default_factory=dict)
     library: Library | None = None
     free_bytes: int = 10**12
+    unstoppable: set[str] = field(default_factory=set)
     lost: set[str] = field(default_factory=set)  # blobs that cannot be read
 
     def __post_init__(self) -> None:
@@ -123,6 +125,8 @@ class House:
         return await asyncio.to_thread(self.mirror.read_blob, blob, limit_bytes=10**6)
 
     async def _stop(self, run: str, by: str) -> None:
+        if run in self.unstoppable:
+            raise StorageError(f"run {run}: the disk is full")
         self.stopped.append((run, by))
 
     async def _pin(self, commit: str) -> None:

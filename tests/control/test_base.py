@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 
 from house import House
+from structlog.testing import capture_logs
 
 from runner.engine import journal
 from runner.engine.events import Queued
@@ -147,3 +148,11 @@ async def test_a_circle_of_sub_workflows_keeps_the_last_good_versions(house: Hou
     assert found["a"].startswith(".dagu/a.yaml:1:15: a → b → a is a circle")
     assert found["b"].startswith(".dagu/b.yaml:1:15: b → a → b is a circle")
     assert ((await start(house, "b")).commit, (await start(house, "c")).commit) == (good, tip)
+
+
+async def test_warnings_of_what_a_commit_changes_are_logged(house: House) -> None:
+    await house.push(a="steps: [{run: gone}]\n")
+    with capture_logs() as logs:
+        await house.push(b="on: {release: {}}\n" + STEPS)
+    warnings = [log["warning"] for log in logs if log["event"] == "definition_questioned"]
+    assert warnings == ['.dagu/b.yaml:1:6: "release" is not started by this release yet']

@@ -352,6 +352,20 @@ async def test_a_stop_slot_asks_each_active_run_to_stop_once(house: House) -> No
     assert len(house.stopped) == 2
 
 
+async def test_a_run_that_cannot_be_stopped_keeps_no_other_from_it(house: House) -> None:
+    await house.push(a='schedule: {stop: "10 * * * *"}\n' + STEPS)
+    runs = []
+    for _ in range(2):
+        row = await house.intake.start_by_hand("ops", "a", params=(), actor="ada", request=None)
+        await house.begin(row.run)
+        runs.append(row.run)
+    house.unstoppable = {runs[1]}  # the newest, which is asked first
+    await wake(house, at(10))
+    assert [run for run, _ in house.stopped] == [runs[0]]
+    await wake(house, at(11))
+    assert [run for run, _ in house.stopped] == [runs[0]]
+
+
 async def test_a_stop_slot_that_was_missed_stops_nothing(house: House) -> None:
     await house.push(a='schedule: {stop: "10 * * * *"}\ncatchupWindow: 6h\n' + STEPS)
     row = await house.intake.start_by_hand("ops", "a", params=(), actor="ada", request=None)

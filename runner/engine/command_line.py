@@ -10,7 +10,7 @@ import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from posixpath import basename
 
 from runner.engine.scope import LARGEST_VALUE, Refs, ScopeError, StepTexts, exported, oversized
 from runner.language import expand
@@ -98,14 +98,14 @@ def _shebang(script: str) -> tuple[str, ...] | None:
 
 
 def _program(words: tuple[str, ...]) -> tuple[str, ...]:
-    if words and PurePosixPath(words[0]).name == "env":
+    if words and basename(words[0]) == "env":
         rest = " ".join(words[1:]).split()
         return tuple(w for w in rest if not w.startswith("-"))[:1]
     return words
 
 
 def _is_shell(shell: tuple[str, ...]) -> bool:
-    return bool(shell) and PurePosixPath(shell[0]).name in SHELLS_WITH_E
+    return bool(shell) and basename(shell[0]) in SHELLS_WITH_E
 
 
 def shell_argv(shell: tuple[str, ...]) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from runner.control.folder_library import FolderLibrary
 from runner.engine.events import Ended, Event, Launched, LaunchVoided, StopRequested
 from runner.executors.base import Outcome
 from runner.triggers import child_run
-from storage.records import RunRow
+from storage.records import RunRow, Write
 from storage.store import StorageError
 
 ONE = "steps: [{name: a, command: echo $DAG_NAME >>made}]"
@@ -470,3 +470,62 @@ async def test_a_store_without_room_makes_the_child_later(
     assert (done.status, made(bench)) == ("succeeded", ["load"])
     assert len([e for e in done.events if isinstance(e, LaunchVoided)]) == 2
     assert done.step("child")["attempts"] == 1
+
+
+TREE = """
+steps:
+  - {name: a, command: echo a >>made}
+  - {name: b, run: load, parallel: [x, y], depends: a, output: ALL}
+  - {name: c, command: 'echo "c${ALL.summary.succeeded}" >>made', depends: b}
+---
+name: load
+steps:
+  - {name: one, command: echo one$ITEM >>made}
+  - {name: two, run: leaf, depends: one}
+handlerOn: {exit: {command: echo exit$ITEM >>made}}
+---
+name: leaf
+steps: [{name: s, command: echo leaf$ITEM >>made}]
+"""
+
+
+async def test_a_life_that_ends_before_any_write_loses_nothing_and_repeats_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writes = 0
+    while True:
+        (tmp_path / str(writes)).mkdir()
+        bench = Bench(tmp_path / str(writes))
+        await bench.queue(TREE)
+        cut = _dies_after(writes, bench, monkeypatch)
+        bench.begin()
+        over = asyncio.ensure_future(asyncio.wait(bench._running))
+        await asyncio.wait([over, asyncio.ensure_future(cut.wait())], return_when="FIRST_COMPLETED")
+        survived = not cut.is_set()
+        await bench.restart()
+        done = await bench.complete() if not survived else await bench.done(RUN)
+        assert done.status == "succeeded", f"dead before write {writes + 1}: {done.document}"
+        assert sorted(made(bench)) == sorted(
+            ["a", "onex", "oney", "leafx", "leafy", "exitx", "exity", "c2"]
+        ), f"dead before write {writes + 1}"
+        assert [len(await children(bench, row.run)) for row in await children(bench)] == [1, 1]
+        await bench.close()
+        if survived:
+            break
+        writes += 1
+    assert writes > 20
+
+
+def _dies_after(writes: int, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """From the write after so many on nothing becomes durable, and nothing follows from it."""
+    left, cut, write = [None] * writes, asyncio.Event(), bench.store.write
+
+    async def mortal(*given: Write) -> None:
+        if not left:
+            cut.set()
+            await asyncio.Event().wait()
+        left.pop()
+        await write(*given)
+
+    monkeypatch.setattr(bench.store, "write", mortal)
+    return cut

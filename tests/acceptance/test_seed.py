@@ -7,7 +7,9 @@ What the document refers to and does not show (sub-workflows, scripts, terraform
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
 import shutil
 import signal
@@ -17,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import carried_run
 import httpx2
@@ -24,10 +27,12 @@ import pytest
 import seed_document
 import stub_programs
 from carried_run import Before
+from click.testing import CliRunner
 from git_remotes import Remote, make_remote
 from service_process import Served, Service
 from stub_programs import Call, Stubs
 
+from runner.cli import cli
 from runner.language.load import load
 
 pytestmark = pytest.mark.skipif(
@@ -104,24 +109,17 @@ class Seed:
     def environ(self) -> dict[str, str]:
         return {"PATH": str(self.stubs.path), "HOME": str(self.home), "LANG": "C.UTF-8"}
 
-    def begin(self, workflow: str, *params: str, **environ: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-m", "runner.cli", "run", workflow, "--json", "--", *params],
-            cwd=self.remote.work,
-            env={**self.environ, **environ},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
     def run(self, workflow: str, *params: str, **environ: str) -> Done:
-        """`dagmill run WORKFLOW -- PARAMS` in the working clone."""
+        """`dagmill run WORKFLOW -- PARAMS` in the working clone, in this environment only."""
         before = len(self.stubs.calls())
-        process = self.begin(workflow, *params, **environ)
-        out, errors = process.communicate(timeout=50)
-        assert process.returncode in (0, 1) and out, errors
-        return Done(json.loads(out), self.stubs.calls()[before:])
+        with (
+            mock.patch.dict(os.environ, {**self.environ, **environ}, clear=True),
+            contextlib.chdir(self.remote.work),
+        ):
+            assert os.environ["PATH"] == str(self.stubs.path)
+            done = CliRunner().invoke(cli, ["run", workflow, "--json", "--", *params])
+        assert done.exit_code in (0, 1) and done.stdout, done.output
+        return Done(json.loads(done.stdout), self.stubs.calls()[before:])
 
 
 @dataclass(frozen=True)

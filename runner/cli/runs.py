@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from runner.cli.api_client import connect, service_options
+from runner.cli.run_name import find_run
 from runner.cli.terminal import ago, is_terminal, milliseconds, print_table
 
 _HEADER = ("run", "workflow", "status", "trigger", "commit", "queued", "took")
@@ -22,6 +23,7 @@ _HEADER = ("run", "workflow", "status", "trigger", "commit", "queued", "took")
 @click.option("--workflow", help="Only runs of this workflow (its id).")
 @click.option("--repository", help="Only runs of this repository.")
 @click.option("--status", multiple=True, help="Only runs with this status; may be repeated.")
+@click.option("--parent", metavar="RUN", help="The runs that the steps of this run made.")
 @click.option("--limit", type=click.IntRange(1, 200), default=20, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @service_options
@@ -29,6 +31,7 @@ def runs(
     workflow: str | None,
     repository: str | None,
     status: tuple[str, ...],
+    parent: str | None,
     limit: int,
     as_json: bool,
     url: str,
@@ -42,6 +45,8 @@ def runs(
         "limit": limit,
     }
     with connect(url, data=data) as service:
+        if parent is not None:
+            query["parent"] = find_run(service, parent)
         document = service.get("runs", query=query)
     if as_json:
         click.echo(json.dumps(document, indent=2, ensure_ascii=False))

@@ -6,55 +6,17 @@ import asyncio
 import json
 import os
 import pty
-import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import httpx2
 import pytest
+from command_line import CommandLine
 from served_door import AT, TOKEN, World
 
 from runner.cli.api_client import NoAnswer, Outlasting, Service
 from runner.engine import journal
 from runner.engine.events import Ended, Event, Finished, Launched, LogDigest, Settled, Started
 from runner.engine.history import History
-
-
-@dataclass(frozen=True)
-class Done:
-    """What a command printed and how it ended."""
-
-    code: int
-    out: str
-    err: str
-
-
-@dataclass(frozen=True)
-class CommandLine:
-    """`dagmill` with a given environment."""
-
-    url: str
-    environment: dict[str, str]
-
-    async def start(self, *arguments: str, stdout: int = asyncio.subprocess.PIPE):  # type: ignore[no-untyped-def]
-        return await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "runner.cli", *arguments),
-            stdout=stdout,
-            stderr=asyncio.subprocess.PIPE,
-            env=self.environment,
-        )
-
-    async def __call__(self, *arguments: str) -> Done:
-        process = await self.start(*arguments)
-        out, err = await process.communicate()
-        return Done(process.returncode, out.decode(), err.decode())
-
-
-@pytest.fixture
-def dagmill(address: tuple[str, int]) -> CommandLine:
-    url = f"http://{address[0]}:{address[1]}"
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("DAGMILL_")}
-    return CommandLine(url, kept | {"DAGMILL_URL": url, "DAGMILL_TOKEN": TOKEN})
 
 
 async def add(world: World, run: str, *events: Event) -> None:

@@ -2,88 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import httpx2
 import pytest
-from served_door import AT, COMMIT, World
-
-from runner.engine import journal
-from runner.engine.events import (
-    ApprovalAsked,
-    ApprovalRefused,
-    Approved,
-    Ended,
-    Event,
-    Finished,
-    Launched,
-    OutputNote,
-    PreparationStarted,
-    Prepared,
-    Settled,
-    Started,
-    StopRequested,
+from served_door import World
+from stored_runs import (
+    AT,
+    FAILED,
+    FAN,
+    RELEASE,
+    RUNNING,
+    WAITING,
+    facts,
+    fanned,
+    run_of,
 )
-from runner.engine.history import History
-from runner.engine.journal import Lineage, Origin
-from runner.language.load import load
-from runner.language.params import Bound
-from runner.triggers import Trigger, TriggerType
 
-RELEASE = """\
-steps:
-  - name: build
-    command: make
-  - name: gate
-    depends: build
-    approval: {message: "Ship it?"}
-    command: ./ship
-"""
-FAN = """\
-steps:
-  - name: fetch
-    parallel: [one, two]
-    command: echo $ITEM
-"""
-
-
-async def run_of(
-    world: World, text: str, *events: Event, run: str = "r1", lineage: Lineage | None = None
-) -> str:
-    """A run of the workflow `text`, to which these facts happened."""
-    workflow = load(text.encode(), path=".dagu/release.yaml", id="release").workflow
-    assert workflow is not None
-    await world.store.write(
-        *journal.queued_writes(
-            run,
-            at=AT,
-            workflow=workflow,
-            source=text,
-            origin=Origin("ops", "refs/heads/main", COMMIT, "b10b"),
-            trigger=Trigger(TriggerType.MANUAL, f"manual:{run}", AT),
-            params=Bound(()),
-            **({} if lineage is None else {"lineage": lineage}),
-        )
-    )
-    if events:
-        await add(world, run, events)
-    return run
-
-
-async def add(world: World, run: str, events: Sequence[Event]) -> None:
-    past = await History.read(world.store, run)
-    now = History(run, (*past.events, *events), past.workflow, past.values)
-    await world.store.append(
-        run,
-        after=len(past.events),
-        records=journal.records(run, len(past.events), events),
-        head=journal.head(run, now.state()),
-    )
-
-
-async def facts(world: World, run: str) -> list[Event]:
-    return [journal.event(record) for record in await world.store.events(run)]
+from runner.engine.events import ApprovalRefused, Approved, StopRequested
+from runner.engine.journal import Lineage
 
 
 async def post(client: httpx2.AsyncClient, path: str, document: object) -> httpx2.Response:
@@ -96,24 +33,6 @@ def problem(answer: httpx2.Response, status: int) -> dict[str, Any]:
     document: dict[str, Any] = answer.json()
     return document
 
-
-RUNNING = (
-    Started(AT, "host", "1"),
-    PreparationStarted(AT, None),
-    Prepared(AT, None, True),
-    Launched(AT, "build", 1, "b1", "boot"),
-)
-WAITING = (
-    *RUNNING,
-    Ended(AT, "build", 1, "b1", 0, None, ""),
-    ApprovalAsked(AT, "gate", "Ship it?", (), AT),
-)
-FAILED = (
-    *RUNNING,
-    Ended(AT, "build", 1, "b1", 3, None, "exit code 3", retryable=False),
-    Settled(AT, "failed", "step build failed"),
-    Finished(AT, "failed", "step build failed"),
-)
 
 # Stop
 
@@ -255,23 +174,6 @@ async def test_children_are_listed_by_their_parent(
         assert [row["run"] for row in listed] == expected, query
     child = (await person.get("/api/v1/runs/r2")).json()
     assert child["parent"] == {"run": "r1", "step": "build", "item": None, "root": "r1"}
-
-
-async def fanned(world: World) -> str:
-    """A run whose list has two items; the second one failed."""
-    return await run_of(
-        world,
-        FAN,
-        Started(AT, "host", "1"),
-        PreparationStarted(AT, None),
-        Prepared(AT, None, True),
-        PreparationStarted(AT, "fetch"),
-        Prepared(AT, "fetch", True, items=("one", "two")),
-        Launched(AT, "fetch", 1, "l0", "boot", item=0),
-        Launched(AT, "fetch", 1, "l1", "boot", item=1),
-        Ended(AT, "fetch", 1, "l1", 3, None, "exit code 3", item=1, retryable=False),
-        Ended(AT, "fetch", 1, "l0", 0, None, "", item=0, outputs=(OutputNote("A", 1, "", "x"),)),
-    )
 
 
 async def test_each_item_has_its_log(person: httpx2.AsyncClient, world: World) -> None:

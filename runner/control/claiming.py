@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import lru_cache
 
-from runner.control.claims import claims_of, facts
+import structlog
+
+from runner.control.claims import UNLISTED, claims_of, facts
 from runner.engine import scope
 from runner.engine.journal import Origin
 from runner.engine.parts import Library
@@ -27,6 +29,8 @@ from runner.language.subworkflows import (
 )
 from runner.triggers import Trigger
 from storage.records import PutClaims
+
+_log = structlog.get_logger(__name__)
 
 MOST_FILES = 1000
 """That are read for one run."""
@@ -46,12 +50,14 @@ class Claiming:
         self._queues = queues
         self._zone = zone
         self._library = library
+        self._unlisted: set[str] = set()  # queues of which that was said
 
     async def writes(
         self, run: str, workflow: Workflow, *, bound: Bound, origin: Origin, trigger: Trigger
     ) -> tuple[PutClaims, ...]:
         """What belongs to the writes that make a root run; nothing where it claims nothing.
         Raises StorageError."""
+        self._warn(workflow.queue)
         found = await callees(
             workflow, library=self._library, repository=origin.repository, commit=origin.commit
         )
@@ -73,6 +79,12 @@ class Claiming:
             called=lambda caller, name: found.get((caller, name)),
         )
         return (PutClaims(run, claims),) if claims else ()
+
+    def _warn(self, queue: str) -> None:
+        if queue and queue not in self._queues and queue not in self._unlisted:
+            self._unlisted.add(queue)
+            remedy = f"list it: --queue {queue}=MAX"
+            _log.warning("queue_not_listed", queue=queue, max=UNLISTED, remedy=remedy)
 
 
 async def callees(

@@ -25,7 +25,7 @@ from runner.engine.journal import PARAMS, RUN_SCOPE, Lineage, Origin
 from runner.engine.parts import Found, Library
 from runner.engine.scope import RunScope, read_params
 from runner.engine.state import RunStatus
-from runner.executors.base import Call, Earlier, Execution, Outcome, Task, Void
+from runner.executors.base import Call, Earlier, Execution, Outcome, Task, Void, is_passing
 from runner.language import params, subworkflows
 from runner.language.faults import LanguageError, quoted
 from runner.language.model import Param, Workflow
@@ -136,7 +136,8 @@ class ChildExecutor:
     # Making one
 
     async def make(self, task: Task) -> RunRow:
-        """The child run of the task, made now or before. Raises NotMade, StorageError."""
+        """The child run of the task, made now or before. Raises NotMade; StorageError where it is
+        not made."""
         if task.call is None:
             raise NotMade(f'step "{task.step}" has no sub-workflow')
         caller = self.family.caller(task.run)
@@ -144,12 +145,11 @@ class ChildExecutor:
         if found is None:
             found = await self._definition(caller, task.call.workflow)
             caller.known[task.call.workflow] = found
-        run = id_of(task)
+        writes = await self._writes(task, task.call, caller, found)
+        (*_, row) = (write.head for write in writes if isinstance(write, Append))
+        note(task.folder, row)
         with suppress(Conflict):  # an earlier process made it
-            await self.store.write(*await self._writes(task, task.call, caller, found))
-        row = await self.store.run(run)
-        if row is None or row.parent != task.run:
-            raise NotMade(f"run {run} is there already, and not of this step")
+            await self.store.write(*writes)
         return row
 
     async def _definition(self, caller: Caller, name: str) -> Definition:
@@ -208,7 +208,7 @@ class ChildExecutor:
         """What makes the run, already started: it is admitted with its parent."""
         run, at, queued = id_of(task), self.clock(), caller.queued
         again = carry.planned_child(caller.values, task.step, task.item)
-        old = await self._old(again) if task.attempt == 1 else None
+        old = await self._old(again, found) if task.attempt == 1 else None
         taken, bound = Taken(), None
         if again is not None and old is not None:
             taken = carry.carry(old.state(), old.values, again, at=at)
@@ -245,19 +245,23 @@ class ChildExecutor:
         values = (*_item_values(task, call, caller), *taken.values)
         return (*made, *started, *((PutValues(run, values),) if values else ()))
 
-    async def _old(self, again: Again | None) -> History | None:
-        """The run that a new one retries; None where there is none that is over."""
+    async def _old(self, again: Again | None, found: Definition) -> History | None:
+        """The run that a new one retries; None where there is none, or not of this workflow."""
         row = await self.store.run(again.run) if again is not None else None
-        if row is None or row.finished_at is None:
+        if row is None or row.finished_at is None or row.workflow != found.workflow.id:
             return None
-        history = await History.read(self.store, row.run)
+        try:
+            history = await History.read(self.store, row.run)
+        except HistoryError:
+            return None
         return history if (RUN_SCOPE, PARAMS) in history.values else None
 
     # Its end
 
     async def outcome(self, row: RunRow, folder: Path) -> Outcome:
         """What the end of a child run is to the step that made it. Raises StorageError."""
-        note(folder, row)
+        with suppress(OSError):  # a full disk makes no failure of a run that is over
+            note(folder, row)
         at = row.finished_at or self.clock()
         if row.status == RunStatus.CANCELLED:
             error = "child cancelled"
@@ -267,7 +271,10 @@ class ChildExecutor:
             error = f"child run {row.run} failed: {row.reason}"
         else:
             error = ""
-        history = await History.read(self.store, row.run)
+        try:
+            history = await History.read(self.store, row.run)
+        except HistoryError as problem:
+            return Outcome(at, error=error or str(problem))
         result, hidden = _result(row, history)
         return Outcome(
             at,
@@ -326,30 +333,27 @@ class _Child:
             row = await self._executor.family.complete_child(self._run)
         finally:
             stops.cancel()
+            await asyncio.gather(stops, return_exceptions=True)
         return await self._end(row)
 
     async def _make(self, task: Task) -> Outcome | None:
         """None: it is there."""
         clock = self._executor.clock
         try:
-            row = await self._executor.make(task)
-            note(task.folder, row)
-        except (NotMade, LanguageError) as error:
-            return Outcome(clock(), error=str(error))
-        except HistoryError as error:
+            await self._executor.make(task)
+        except (NotMade, LanguageError, HistoryError) as error:
             return Outcome(clock(), error=str(error))
         except (StorageError, OSError) as error:
-            passing = not isinstance(error, GitError) or isinstance(error, NoRoom)
-            error_text = f"the child run could not be made: {error}"
-            return Outcome(clock(), error=error_text, refused=passing)
+            ours = isinstance(error, StorageError) and not isinstance(error, GitError)
+            passing = ours or isinstance(error, NoRoom) or is_passing(error)
+            problem = f"the child run could not be made: {error}"
+            return Outcome(clock(), error=problem, refused=passing)
         return None
 
     async def _end(self, row: RunRow) -> Outcome:
         while True:
             try:
                 return await self._executor.outcome(row, self._earlier.folder)
-            except HistoryError as error:
-                return Outcome(self._executor.clock(), error=str(error))
             except StorageError:
                 await asyncio.sleep(RETRY_S)
 

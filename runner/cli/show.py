@@ -117,9 +117,12 @@ def _row(name: str, unit: dict[str, Any]) -> tuple[str, ...]:
 def _remark(unit: dict[str, Any]) -> str:
     """Why it ended so, and what else there is to look at."""
     parts = [unit.get("reason") or ""]
-    if items := unit.get("items"):
+    if (items := unit.get("items")) and not parts[0]:
         counts = ", ".join(f"{number} {status}" for status, number in items["counts"].items())
         parts.append(f"{items['total']} items: {counts}" if counts else "no items")
+    if (approval := unit.get("approval")) and approval["approved_by"]:
+        said = f" ({approval['comment']})" if approval["comment"] else ""
+        parts.append(f"approved by {approval['approved_by']}{said}")
     if carried := unit.get("carried_from"):
         parts.append(f"taken over from {carried}")
     if child := unit.get("child"):

@@ -127,15 +127,39 @@ def _print_plain(rows: Sequence[Sequence[str]]) -> None:
         print(line.rstrip())
 
 
+_FLOWING = ("reason", "value")  # what may take several lines
+_LEAST = 20  # columns of those that are left to it
+_SPARE = ("commit", "trigger", "in", "zone", "repository", "exit", "attempts", "took", "queued")
+"""What is left out of a table on a narrow terminal, the first first; `--json` has all."""
+
+
+def fitting(header: Sequence[str], rows: Sequence[Sequence[str]], *, width: int) -> tuple[int, ...]:
+    """The numbers of the columns that are shown on a terminal of `width` columns."""
+    needed = {}
+    for number, title in enumerate(header):
+        longest = max(len(title), *(len(shown(row[number])) for row in rows), 1)
+        needed[number] = min(longest, _LEAST) if title in _FLOWING else longest
+    for title in _SPARE:
+        if sum(needed.values()) + 2 * (len(needed) - 1) <= width:
+            break
+        if title in header:
+            del needed[header.index(title)]
+    return tuple(needed)
+
+
 def _print_rich(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for title in header:
-        # An id that is broken into two lines cannot be copied.
-        table.add_column(title, overflow="fold", no_wrap=title == "run")
+    console = Console()
+    columns = fitting(header, rows, width=console.width)
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    for number in columns:
+        # An id or a status that is broken into two lines cannot be read at a glance.
+        whole = header[number] in ("run", "status", "at", "took")
+        table.add_column(header[number], overflow="fold", no_wrap=whole)
     for row in rows:
-        table.add_row(*(Text(shown(cell), style=_COLOURS.get(cell, "")) for cell in row))
-    Console().print(table)
+        cells = (row[number] for number in columns)
+        table.add_row(*(Text(shown(cell), style=_COLOURS.get(cell, "")) for cell in cells))
+    console.print(table)

@@ -10,7 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runner.cli import terminal
-from runner.cli.terminal import RESET, LogScreen, ago, duration, print_table, shown
+from runner.cli.terminal import (
+    RESET,
+    LogScreen,
+    ago,
+    duration,
+    fitting,
+    print_table,
+    shown,
+    span,
+)
 
 
 def screened(log: bytes, *, size: int = 10**6) -> str:
@@ -88,3 +97,21 @@ def test_a_run_id_stays_in_one_piece_on_a_narrow_terminal(
     run = "20261122-193853-3b9dd7e475bb"
     print_table(("run", "workflow", "status"), [(run, "a-rather-long-name" * 3, "succeeded")])
     assert run in capsys.readouterr().out
+
+
+def test_a_narrow_terminal_gets_the_columns_that_matter() -> None:
+    header = ("run", "status", "commit", "took", "reason")
+    rows = [("r" * 28, "succeeded", "c" * 10, "12 s", "because " * 20)]
+    for width, shown_columns in ((100, header), (74, ("run", "status", "took", "reason"))):
+        chosen = fitting(header, rows, width=width)
+        assert tuple(header[number] for number in chosen) == shown_columns
+    assert [header[n] for n in fitting(header, rows, width=10)] == ["run", "status", "reason"]
+    assert fitting(header, [], width=200) == (0, 1, 2, 3, 4)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.5, "0.5 s"), (90, "90 s"), (600, "10 min"), (5400, "90 min"), (7 * 86400, "7 d")],
+)
+def test_a_limit_is_told_exactly(seconds: float, words: str) -> None:
+    assert span(seconds) == words

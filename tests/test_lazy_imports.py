@@ -57,8 +57,16 @@ def repository(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize(
     "arguments",
-    [("--help",), ("validate", "."), ("run", ".dagu/hello.yaml")],
-    ids=["help", "validate", "run"],
+    [
+        ("--help",),
+        ("validate", "."),
+        ("run", ".dagu/hello.yaml"),
+        ("dry", ".dagu/hello.yaml"),
+        ("next", "."),
+        ("schema",),
+        ("init", "elsewhere"),
+    ],
+    ids=["help", "validate", "run", "dry", "next", "schema", "init"],
 )
 def test_a_local_command_loads_no_server_and_no_git(
     repository: Path, arguments: tuple[str, ...]

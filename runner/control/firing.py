@@ -11,6 +11,7 @@ import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 import structlog
 
@@ -26,6 +27,8 @@ from runner.language.model import OverlapPolicy
 from runner.triggers import Trigger, TriggerType, slot_of, tick_key, tick_prefix
 from storage.records import (
     Append,
+    Claim,
+    PutClaims,
     PutTrigger,
     RequireApplied,
     RequireRoom,
@@ -140,8 +143,10 @@ class Firing:
         except Busy:
             await self._refuse(slot, "overlap")
 
-    async def _queue(self, slot: Slot, *also: Write, **more: object) -> None:
-        """Queue the slot's run, and do what `also` says with it."""
+    async def _queue(
+        self, slot: Slot, *also: Write, claim: Claim | None = None, **more: object
+    ) -> None:
+        """Queue the slot's run, which claims `claim` too, and do what `also` says with it."""
         not_before = None
         if slot.timer.kind == slots.RESTART and slot.entry.restart_wait_s:
             not_before = slot.now + timedelta(seconds=slot.entry.restart_wait_s)
@@ -150,6 +155,8 @@ class Firing:
         )
         if run is None:  # the queue is full, and stays as it is
             also = ()
+        elif claim is not None:
+            writes = (*writes, PutClaims(run, (*_claimed(writes), claim)))
         await self._store.write(slot.current, *also, *writes)
         event = "slot_fired" if run is not None else "slot_skipped"
         _log.info(event, workflow=slot.timer.workflow, slot=slot.at.isoformat(), run=run)
@@ -181,7 +188,7 @@ class Firing:
                 await self._refuse(slot, "superseded", by=max(newer))
                 return
             ends = [write for row in waiting for write in self._replace(row, slot)]
-            more = {"replaces": [row.run for row in waiting]} if waiting else {}
+            more: dict[str, Any] = {"replaces": [row.run for row in waiting]} if waiting else {}
             try:
                 await self._queue(slot, *ends, **more)
             except Conflict:
@@ -238,8 +245,15 @@ class Firing:
         await self._ask(slot, runs)
 
     async def _restart(self, slot: Slot) -> None:
+        """The new run waits for those that it stops by a claim that all of them hold."""
         runs = await self._active(slot)
-        await self._queue(slot, stops=runs)
+        claim = Claim(slot.key, 1)
+        known = [await self._store.claims(run) for run in runs]
+        held = [
+            PutClaims(run, tuple(dict.fromkeys((*claims, claim))))
+            for run, claims in zip(runs, known, strict=True)
+        ]
+        await self._queue(slot, *held, claim=claim if runs else None, stops=runs)
         await self._ask(slot, runs)
 
     async def _active(self, slot: Slot) -> list[str]:
@@ -261,3 +275,7 @@ class Firing:
                 _log.error("slot_stopped_not", run=run, problem=str(error))
             else:
                 _log.info("slot_stopped", workflow=slot.timer.workflow, run=run)
+
+
+def _claimed(writes: Sequence[Write]) -> tuple[Claim, ...]:
+    return next((write.claims for write in writes if isinstance(write, PutClaims)), ())

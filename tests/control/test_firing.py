@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import random
@@ -387,6 +388,29 @@ async def test_a_restart_slot_stops_what_runs_and_queues_a_run_that_waits(house:
     new = await run_of(house, key(10, kind="restart"))
     assert (new.status, new.not_before) == ("queued", at(10) + timedelta(seconds=90))
     assert (await cause(house, key(10, kind="restart")))["stops"] == [row.run]
+
+
+async def test_the_run_of_a_restart_waits_for_all_that_it_stops(house: House) -> None:
+    text = 'schedule: {restart: "10 * * * *"}\nmaxActiveRuns: 0\nconcurrency: {group: g, max: 9}\n'
+    await house.push(a=text + STEPS)
+    runs = []
+    for _ in range(2):
+        row = await house.intake.start_by_hand("ops", "a", params=(), actor="ada", request=None)
+        await house.begin(row.run)
+        runs.append(row.run)
+    await wake(house, at(10))
+    new = await run_of(house, key(10, kind="restart"))
+    names = {claim.name for claim in await house.store.claims(new.run)}
+    assert names == {"group:ops:g", key(10, kind="restart")}
+    admitting = asyncio.create_task(house.admission.run_forever())
+    other = await house.intake.start_by_hand("ops", "a", params=(), actor="ada", request=None)
+    await house.until(lambda: other.run in house.started, "runs")
+    for run in runs:
+        assert new.run not in house.started
+        await house.finish(run, status="cancelled")
+    await house.until(lambda: new.run in house.started, "runs")
+    admitting.cancel()
+    await asyncio.gather(admitting, return_exceptions=True)
 
 
 async def test_a_restart_slot_without_an_active_run_starts_one(house: House) -> None:

@@ -7,17 +7,21 @@ Knows which output is nearer and what `${id.stdout}` stands for; what the layers
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
 
 from runner.engine import scope, workspace
+from runner.engine.history import History
+from runner.engine.items import secrets_in
 from runner.engine.parts import Parts
 from runner.engine.scope import ITEM, ITEM_INDEX, Layers, Pairs, RunScope
 from runner.engine.state import RunState, StepState, StepStatus, Unit
 from runner.language.model import Step, Workflow
 from runner.triggers import Trigger
 from runner.veil import Veil
+from storage.mask import is_secret_name
+from storage.records import PutValues, Write
 
 OUT, ITEMS, RESULT = "out:", "items:", "result:"  # scopes of run_values, each with a step's name
 FILE = "_FILE"
@@ -27,41 +31,63 @@ _RUN_IN_HANDLERS_OF_INIT = "running"
 
 Visible = dict[str, tuple[int, int]]
 Values = dict[tuple[str, str], str]
+Stored = tuple[tuple[str, str, str], ...]  # (scope, name, value)
 
 
 class Names:
-    """Of one run. `values` are its run_values, which others add to; `read_apart` are the ids that
-    some text has as `${id.stdout}` or `${id.stderr}`."""
+    """Of one run. `values` are its run_values, `mask` hides what of them is secret, `read_apart`
+    has the ids that some text has as `${id.stdout}` or `${id.stderr}`."""
 
-    def __init__(
-        self,
-        run: str,
-        *,
-        workflow: Workflow,
-        state: RunState,
-        values: Values,
-        parts: Parts,
-        folder: Path,
-    ) -> None:
+    def __init__(self, history: History, *, state: RunState, parts: Parts, folder: Path) -> None:
         self.state = state
-        self.run_scope = RunScope()
+        self.values: Values = dict(history.values)
         self.secrets: Mapping[str, str] = {}
         self.veil = parts.veil
         self.refs: dict[str, dict[str, str]] = {}
-        self.read_apart = _read_apart(workflow)
-        self._run = run
-        self._workflow = workflow
-        self._values = values
+        self.read_apart = _read_apart(history.workflow)
+        self._run = history.run
+        self._workflow = history.workflow
+        self._run_scope = RunScope()
         self._folder = folder
         self._visible: dict[int, Visible] = {}
         self._layers: dict[int, Layers] = {}  # of parallel steps that are not over
         self._lists: dict[int, tuple[str, ...]] = {}
         trigger = self.trigger
-        zone = workflow.timezone or parts.zone
+        zone = self._workflow.timezone or parts.zone
         self.base = {**scope.dates(trigger.slot or trigger.at, zone), **parts.inherited}
         self.fixed = self._fixed_values(trigger, parts.url)
         for step in state.steps:
             self.refer(step)
+        self.mask = parts.mask.plus(self._known_secrets(parts.inherited))
+
+    def _known_secrets(self, inherited: Mapping[str, str]) -> list[str]:
+        found = [value for name, value in inherited.items() if is_secret_name(name)]
+        found += [value for (_, name), value in self.values.items() if is_secret_name(name)]
+        listed = (self.items_of(step) for step in self.state.steps if step.items)
+        return [*found, *(text for known in listed for text in secrets_in(known or ()))]
+
+    @property
+    def run_scope(self) -> RunScope:
+        """Params and env of the run, once they are resolved."""
+        return self._run_scope
+
+    @run_scope.setter
+    def run_scope(self, found: RunScope) -> None:
+        self._run_scope = found
+        self.forget_all()
+        pairs = [*((p.name or "", p.value) for p in found.params), *found.env]
+        self.hide(pairs)
+
+    def hide(self, pairs: Iterable[tuple[str, str]]) -> None:
+        """Mask, from here on, the values of names that say that they are secret."""
+        secret = [value for name, value in pairs if is_secret_name(name)]
+        if secret:
+            self.mask = self.mask.plus(secret)
+
+    def keep(self, values: Stored) -> tuple[Write, ...]:
+        """Add to the run's values, here and, with what is returned, in the store."""
+        self.values.update(((place, name), value) for place, name, value in values)
+        return (PutValues(self._run, values),) if values else ()
 
     @property
     def trigger(self) -> Trigger:
@@ -150,7 +176,7 @@ class Names:
     def items_of(self, step: StepState) -> tuple[str, ...] | None:
         """The texts of a parallel step's items; None where they are not known yet."""
         if step.index not in self._lists:
-            kept = self._values.get((ITEMS + step.step.name, "list"))
+            kept = self.values.get((ITEMS + step.step.name, "list"))
             if kept is None:
                 return None
             self._lists[step.index] = tuple(self.veil.show(text) for text in json.loads(kept))
@@ -170,10 +196,10 @@ class Names:
 
     def _item_of_run(self) -> Mapping[str, str]:
         """Of a child run: the item of its parent's step that it was made for."""
-        text = self._values.get(RUN_ITEM)
+        text = self.values.get(RUN_ITEM)
         if text is None:
             return {}
-        index = self._values.get(RUN_ITEM_INDEX, "")
+        index = self.values.get(RUN_ITEM_INDEX, "")
         return {ITEM: self.veil.show(text), ITEM_INDEX: index}
 
     def _handler_values(self) -> dict[str, str]:
@@ -207,7 +233,7 @@ class Names:
         for note in step.outputs:
             if only in (None, note.name):
                 for key in (note.name, note.name + FILE):
-                    found[key] = self._values[OUT + step.step.name, key]
+                    found[key] = self.values[OUT + step.step.name, key]
         return found
 
     def _seen_by(self, index: int) -> Visible:

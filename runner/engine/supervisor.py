@@ -240,7 +240,7 @@ class Supervisor:
         """Values that are never stored are read again. What needs one that cannot be read now will
         say so; what runs needs none."""
         try:
-            await self._attempts.read_secrets()
+            await self._attempts.preparations.read_secrets()
         except ScopeError as error:
             self._say("secrets_not_read", error)
 
@@ -281,7 +281,7 @@ class Supervisor:
             self._deliver(Fact(self._voided(task)))
             return "void"
         if isinstance(found, Outcome):
-            finding = await asyncio.to_thread(self._attempts.findings, task, found)
+            finding = await asyncio.to_thread(self._attempts.endings.findings, task, found)
             self._concluded(task, found, finding)
             return "lost" if found.lost else "ended"
         self._executions[_name(task)] = found
@@ -511,7 +511,7 @@ class Supervisor:
         self, step: str, now: datetime, *, new: list[Event], also: list[Write]
     ) -> None:
         try:
-            event, writes = self._attempts.conclude_items(step, now)
+            event, writes = self._attempts.endings.conclude_items(step, now)
         except OSError as error:
             problem = f"its output could not be kept: {error}"
             event, writes = Ended(now, step, 0, "", None, None, problem, retryable=False), ()
@@ -534,24 +534,24 @@ class Supervisor:
             self._postpone(task, outcome)
             return
         if findings.reads_quickly(task):
-            self._concluded(task, outcome, self._attempts.findings(task, outcome))
+            self._concluded(task, outcome, self._attempts.endings.findings(task, outcome))
             return
         loop = asyncio.get_running_loop()
-        reading = loop.run_in_executor(None, self._attempts.findings, task, outcome)
+        reading = loop.run_in_executor(None, self._attempts.endings.findings, task, outcome)
         reading.add_done_callback(lambda f: self._concluded(task, outcome, f.result()))
 
     def _concluded(self, task: Task, outcome: Outcome, finding: Finding) -> None:
         if self._over:
             return  # whoever supervises the run next reads it again
         try:
-            event, writes = self._attempts.conclude(task, outcome, finding)
+            event, writes = self._attempts.endings.conclude(task, outcome, finding)
         except OSError as error:
             if is_passing(error):
                 self._say("outputs_wait", error, step=task.step)
                 self._later(task, STORE_RETRY_S, lambda: self._concluded(task, outcome, finding))
                 return
             lost = Finding(finding.log, error=f"its outputs could not be kept: {error}")
-            event, writes = self._attempts.conclude(task, outcome, lost)
+            event, writes = self._attempts.endings.conclude(task, outcome, lost)
         self._executions.pop(_name(task), None)
         self._release_for(task.step)
         self._deliver(Fact(event, writes))
@@ -567,7 +567,7 @@ class Supervisor:
             self._deliver(Fact(self._voided(task, outcome.error)))
 
         def stopped() -> None:
-            self._concluded(task, outcome, self._attempts.findings(task, outcome))
+            self._concluded(task, outcome, self._attempts.endings.findings(task, outcome))
 
         wait_s = self._refused.get(_name(task), LAUNCH_RETRY_S)
         self._refused[_name(task)] = min(2 * wait_s, LONGEST_LAUNCH_RETRY_S)
@@ -613,13 +613,13 @@ class Supervisor:
                 if self._make_workspace is not None or self._workflow.secrets:
                     return None
                 self._attempts.lay_out()
-                next(self._attempts.preparation_of_run())
+                next(self._attempts.preparations.of_run())
             else:
-                next(self._attempts.preparation(step, item))
+                next(self._attempts.preparations.of(step, item))
         except StopIteration as stop:
             if name == _THE_RUN:
                 return self._prepared_run(now, *stop.value)
-            return Fact(*self._attempts.prepared(step, item, stop.value, now))
+            return Fact(*self._attempts.preparations.prepared(step, item, stop.value, now))
         except (ScopeError, OSError) as error:
             why = self.mask.text(str(error))
             return Fact(Prepared(now, step or None, True, error=why, item=item))
@@ -661,15 +661,15 @@ class Supervisor:
         try:
             if name == _THE_RUN:
                 await self._in_time("preparation_waits", self._make_place)
-                await self._attempts.read_secrets()
-                generator = self._attempts.preparation_of_run()
+                await self._attempts.preparations.read_secrets()
+                generator = self._attempts.preparations.of_run()
                 result = await self._drive(generator, name, cwd=self._workspace)
                 self._deliver(self._prepared_run(self._parts.clock(), *result))
             else:
                 cwd = self._attempts.directory(step)
-                found = await self._drive(self._attempts.preparation(step, item), name, cwd=cwd)
+                found = await self._drive(self._attempts.preparations.of(step, item), name, cwd=cwd)
                 now = self._parts.clock()
-                self._deliver(Fact(*self._attempts.prepared(step, item, found, now)))
+                self._deliver(Fact(*self._attempts.preparations.prepared(step, item, found, now)))
         except (ScopeError, OSError, StorageError) as error:
             now = self._parts.clock()
             why = self.mask.text(str(error))
@@ -680,7 +680,7 @@ class Supervisor:
         step, item = name
         try:
             cwd = self._attempts.directory(step)
-            generator = self._attempts.judgement(step, item)
+            generator = self._attempts.preparations.judgement(step, item)
             verdict: Verdict = await self._drive(generator, name, cwd=cwd)
             met, error = verdict.met, verdict.error
         except (ScopeError, OSError) as problem:
@@ -695,16 +695,8 @@ class Supervisor:
         self._attempts.lay_out()
 
     def _prepared_run(self, now: datetime, found: RunScope, verdict: Verdict) -> Fact:
-        self._attempts.run_scope = found
-        event = Prepared(
-            now,
-            None,
-            verdict.met,
-            verdict.reason or self._note,
-            verdict.error,
-            params=self._attempts.masked_params(),
-        )
-        return Fact(event, self._attempts.keep_scope(found))
+        preparations = self._attempts.preparations
+        return Fact(*preparations.prepared_run(found, verdict, now, note=self._note))
 
     def _evaluation_mark(self, name: Name) -> str:
         step, item = name

@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -295,6 +296,57 @@ def test_who_waits_and_who_reads_along_does_so_over_a_restart(
                 assert reader.returncode == 0
             assert f"{run} succeeded" in waits.communicate()[0]
             assert waits.returncode == 0
+
+
+def test_a_newer_run_of_a_group_takes_the_place_of_the_older_ones(
+    serve: Served, remote: Remote, tmp_path: Path
+) -> None:
+    wait = f"touch {tmp_path}/$1; until [ -e {tmp_path}/go ]; do sleep 0.1; done"
+    group = "concurrency: {group: deploy, cancelInProgress: true}\nqueue: slow\n"
+    begun(remote, **{".dagu/a.yaml": f"{group}params: [x]\nsteps: [{{command: '{wait}'}}]\n"})
+    service = serve(str(remote.path), "--queue", "slow=2")
+    service.fact("catalog_applied")
+    first = service.started("a")
+    service.fact("run_admitted", run=first)
+    service.wait((tmp_path / "x").exists)
+    second = service.started("a")
+    service.fact("run_replaced", run=first, by=second)
+    assert service.fact("run_finished", run=first)["status"] == "cancelled"
+    service.fact("run_admitted", run=second)
+    (tmp_path / "go").touch()
+    assert service.fact("run_finished", run=second)["status"] == "succeeded"
+    assert len(service.facts_of("run_replaced")) == 1
+    assert not service.facts_of("queue_not_listed")
+    service.untroubled()
+
+
+def test_a_run_goes_with_its_logs_when_its_days_are_over(serve: Served, remote: Remote) -> None:
+    begun(remote, **{".dagu/a.yaml": "histRetentionDays: 2\nsteps: [{run: b}]\n"})
+    remote.change({".dagu/b.yaml": "steps: [{command: echo hello}]\n"})
+    service = serve(str(remote.path))
+    service.fact("catalog_applied")
+    run = service.started("a")
+    assert service.fact("run_finished", run=run)["status"] == "succeeded"
+    published(service, remote, run=run)
+    assert "hello\n" in [log.read_text() for log in service.data.rglob("out")]
+    service.stop()
+    with sqlite3.connect(service.data / "dagmill.sqlite") as database:
+        kept = database.execute(
+            "SELECT owed.not_before - finished_at FROM owed JOIN runs ON run = key"
+            " WHERE kind = 'expire'"
+        ).fetchall()
+        database.execute("UPDATE owed SET not_before = 0 WHERE kind = 'expire'")
+    database.close()
+    assert kept == [(2 * 86400 * 1_000_000,)]
+    again = serve(str(remote.path))
+    assert again.fact("run_deleted", run=run)["kept_days"] == 2
+    assert again.get("/api/v1/runs")["runs"] == []
+    assert list((again.data / "runs").iterdir()) == []
+    again.stop()
+    with sqlite3.connect(service.data / "dagmill.sqlite") as database:
+        for table in ("runs", "events", "run_values"):
+            assert database.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,)  # noqa: S608
+    database.close()
 
 
 def test_a_branch_that_goes_away_keeps_what_is_in_force(

@@ -59,6 +59,8 @@ def print_run(summary: dict[str, Any]) -> None:
 def _facts(summary: dict[str, Any]) -> list[tuple[str, str]]:
     trigger, workflow = summary["trigger"], summary["workflow"]
     by = f" by {trigger['actor']}" if trigger.get("actor") else ""
+    if trigger.get("after_run"):
+        by = f" after run {trigger['after_run']}"
     params = summary.get("params") or []
     pairs = params.items() if isinstance(params, dict) else (_pair(param) for param in params)
     return [

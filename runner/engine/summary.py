@@ -73,6 +73,7 @@ def _trigger(trigger: Trigger) -> Document:
         "actor": trigger.actor,
         "delivery": trigger.delivery,
         "slot": _time(trigger.slot),
+        "after_run": trigger.source or None,
     }
 
 

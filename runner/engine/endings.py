@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+from contextlib import nullcontext
 from datetime import datetime
 from pathlib import Path
 
@@ -37,7 +38,8 @@ class Endings:
     def findings(self, task: Task, outcome: Outcome) -> Finding:
         """Read what an ended attempt left. May run in a thread; raises nothing."""
         step = self._seen.state.steps[self._seen.state.index[task.step]].step
-        with self._copying:
+        copies = task.stdout is not None or task.stderr is not None
+        with self._copying if copies else nullcontext():
             return findings.read(
                 task,
                 step,

@@ -37,7 +37,9 @@ class Finding:
 
 
 def reads_quickly(task: Task) -> bool:
-    """Whether reading what the attempt left takes no noticeable time."""
+    """Whether reading what the attempt left takes no noticeable time, not even for a lock."""
+    if task.stdout is not None or task.stderr is not None:
+        return False
     return _size(task.folder / "out") + _size(task.folder / "err") < QUICK_BYTES
 
 

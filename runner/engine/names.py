@@ -50,6 +50,7 @@ class Names:
         self._run_scope = RunScope()
         self._folder = folder
         self._visible: dict[int, Visible] = {}
+        self._of_run: Layers | None = None
         self._layers: dict[int, Layers] = {}  # of parallel steps that are not over
         self._lists: dict[int, tuple[str, ...]] = {}
         trigger = self.trigger
@@ -157,11 +158,16 @@ class Names:
         known = self._layers.get(unit.index)
         if known is not None:
             return known
-        outputs = self._outputs(unit.index)
-        layers = scope.layers(self.base, self.run_scope, outputs, secrets=self.secrets)
+        run = self._layers_of_run()
+        layers = Layers(run.below, {**run.above, **self._outputs(unit.index)})
         if unit.step.parallel is not None:  # its items are many
             self._layers[unit.index] = layers
         return layers
+
+    def _layers_of_run(self) -> Layers:
+        if self._of_run is None:
+            self._of_run = scope.layers(self.base, self.run_scope, {}, secrets=self.secrets)
+        return self._of_run
 
     def forget(self, step: StepState) -> None:
         """A parallel step is over."""
@@ -170,6 +176,7 @@ class Names:
 
     def forget_all(self) -> None:
         """Values changed that all steps see."""
+        self._of_run = None
         self._layers.clear()
         self._lists.clear()
 

@@ -230,6 +230,9 @@ class Preparations:
         return found
 
     def texts(self, unit: Unit, more: dict[str, str]) -> StepTexts:
+        """A step's texts with the values of an attempt, whose own names are `more`."""
+        if not scope.has_texts(unit.step):
+            return StepTexts()
         return scope.without_process(
             scope.step_texts(
                 unit.step,

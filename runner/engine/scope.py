@@ -180,6 +180,12 @@ def condition_is_of_item(condition: Condition, names: frozenset[str]) -> bool:
     return is_of_item(condition.condition, names) or is_of_item(condition.expected or "", names)
 
 
+def has_texts(step: Step) -> bool:
+    """Whether our own expansion is for any text of a step."""
+    texts = (step.dir, step.argv, step.run, step.stdout, step.stderr, step.executor)
+    return bool(step.env or step.params) or any(text is not None for text in texts)
+
+
 def _own_texts(step: Step) -> list[str]:
     """Every text of a step that our own expansion is for."""
     texts = [*(v for _, v in step.env), *(step.argv or ()), *(p.value for p in step.params)]

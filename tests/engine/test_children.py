@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
 from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -470,6 +471,28 @@ async def test_a_store_without_room_makes_the_child_later(
     assert (done.status, made(bench)) == ("succeeded", ["load"])
     assert len([e for e in done.events if isinstance(e, LaunchVoided)]) == 2
     assert done.step("child")["attempts"] == 1
+
+
+async def test_the_children_of_a_run_that_is_given_up_end_with_it(
+    bench: Bench, tmp_path: Path
+) -> None:
+    child = await begun(bench)
+    await bench.leave()
+    with sqlite3.connect(tmp_path / "data/dagmill.sqlite") as database:
+        database.execute("UPDATE sources SET text = 'stepz: []'")
+    database.close()
+    bench.open()
+    life = asyncio.create_task(bench.engine.run_forever())
+    bench.engine.supervise(RUN)
+    async with asyncio.timeout(20):
+        while (row := await bench.store.run(RUN)) is None or not row.finished_at:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    life.cancel()
+    await asyncio.gather(life, return_exceptions=True)
+    ended = await bench.store.run(child)
+    assert ended is not None
+    assert (row.status, ended.status) == ("failed", "failed")
+    assert ended.reason.startswith("its parent: the kept definition")
 
 
 TREE = """

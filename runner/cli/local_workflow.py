@@ -51,7 +51,12 @@ def find_file(text: str, *, cwd: Path) -> LocalFile:
     path = (cwd / _path(text, cwd=cwd)).resolve()
     if not path.is_file():
         raise click.UsageError(f"there is no file {path}")
-    root = repository_root(path.parent)
+    return local_file(path, root=repository_root(path.parent))
+
+
+def local_file(path: Path, *, root: Path | None) -> LocalFile:
+    """The file at `path`, in the repository with the given root if it is in one. Raises
+    click.UsageError."""
     workflows = _workflows(path, root)
     # Outside a repository what holds `.dagu` stands for its root.
     folder = root or (workflows.parent if workflows.name == DEFAULT_FOLDER else workflows)

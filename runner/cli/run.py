@@ -13,8 +13,9 @@ import os
 import platform
 import shutil
 import signal
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -48,29 +49,64 @@ __all__ = ["find_file", "run"]
 @click.argument("workflow", metavar="FILE|ID")
 @click.argument("params", nargs=-1, metavar="[-- K=V …]")
 @click.option("--approve", is_flag=True, help="Approve every step that asks for it.")
+@click.option("--commit", metavar="REV", help="In a checkout of this commit, as it is there.")
 @click.option("--json", "as_json", is_flag=True, help="Print the run's summary and nothing else.")
 @click.pass_context
 def run(
-    ctx: click.Context, workflow: str, params: tuple[str, ...], approve: bool, as_json: bool
+    ctx: click.Context,
+    workflow: str,
+    params: tuple[str, ...],
+    approve: bool,
+    commit: str | None,
+    as_json: bool,
 ) -> None:
     """Run a workflow file, or the workflow ID of the repository you are in.
 
     Runs in the working tree as it is, with the sub-workflows in it. Exits 0 if it succeeded or was
     skipped, 1 if not, 2 if the file or a parameter is wrong, 130 if it was interrupted.
     """
-    file = find_file(workflow, cwd=Path.cwd())
-    source = local_workflow.read(file)
-    local_workflow.print_found(source.loaded)
-    if source.loaded.workflow is None:
-        ctx.exit(2)
-    bound = local_workflow.bind(source.loaded.workflow, params)
-    folder = _state_folder(os.environ)
-    document, interrupted = asyncio.run(
-        _run(file, source, bound=bound, folder=folder, quiet=as_json, answer=how(approve=approve))
-    )
+    run, folder = journal.new_run_id(_now()), _state_folder(os.environ)
+    with _workflow(workflow, commit=commit, run=run, folder=folder) as (file, origin):
+        source = local_workflow.read(file)
+        local_workflow.print_found(source.loaded)
+        if source.loaded.workflow is None:
+            ctx.exit(2)
+        bound = local_workflow.bind(source.loaded.workflow, params)
+        local = _Local(run, file, source, bound, origin, folder / run)
+        document, interrupted = asyncio.run(_run(local, quiet=as_json, answer=how(approve=approve)))
     if as_json:
         click.echo(json.dumps(document, indent=2, ensure_ascii=False))
     ctx.exit(130 if interrupted else 0 if document["status"] in _GOOD else 1)
+
+
+@contextmanager
+def _workflow(
+    text: str, *, commit: str | None, run: str, folder: Path
+) -> Iterator[tuple[LocalFile, journal.Origin]]:
+    """The file that FILE|ID means; that of a commit is in a checkout, which is deleted after it."""
+    if commit is None:
+        file = find_file(text, cwd=Path.cwd())
+        yield file, _origin(file, folder)
+        return
+    from runner.cli.checkout import checkout  # here: it loads pygit2
+
+    files = folder / f"{run}.files"
+    try:
+        yield checkout(text, commit, cwd=Path.cwd(), folder=files)
+    finally:
+        shutil.rmtree(files, ignore_errors=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Local:
+    """A run that is to be made: of what, at which commit, and where its logs go."""
+
+    run: str
+    file: LocalFile
+    source: Source
+    bound: Bound
+    origin: journal.Origin
+    place: Path
 
 
 def _state_folder(env: Mapping[str, str]) -> Path:
@@ -114,24 +150,14 @@ def _origin(file: LocalFile, home: Path) -> journal.Origin:
     )
 
 
-async def _run(
-    file: LocalFile,
-    source: Source,
-    *,
-    bound: Bound,
-    folder: Path,
-    quiet: bool,
-    answer: Answer,
-) -> tuple[summary.Document, bool]:
+async def _run(local: _Local, *, quiet: bool, answer: Answer) -> tuple[summary.Document, bool]:
     """Queue, start and complete the run. Returns its summary and whether it was interrupted."""
-    run = journal.new_run_id(_now())
+    run, place = local.run, local.place
     interrupts = _Interrupts(run)
     interrupts.listen()
-    place = folder / run
     store = open_store(place, durability="process")
     approvals = Approvals(answer, root=run, by=_user())
     screen = None if quiet else Screen(place, root=run, asks=answer is Answer.ASK)
-
     own = {k: v for k, v in os.environ.items() if not k.startswith("DAGMILL_")}
 
     def observe(state: RunState, new: Sequence[Event]) -> None:
@@ -143,17 +169,17 @@ async def _run(
         engine = Engine(
             store=store,
             runs=place,
-            workspaces=file.root,
+            workspaces=local.file.root,
             clock=_now,
             inherited=own,
             mask=Mask(()),
             zone="UTC",
             observe=observe,
-            library=file.library,
+            library=local.file.library,
             secrets=SecretAccess(own),
         )
         approvals.answer_through(engine.request)
-        await store.write(*_queued(run, file, source, bound=bound, origin=_origin(file, place)))
+        await store.write(*_queued(local))
         row = await store.run(run)
         assert row is not None  # noqa: S101 — it was just written
         await store.write(
@@ -170,20 +196,18 @@ async def _run(
         await store.close()
 
 
-def _queued(
-    run: str, file: LocalFile, source: Source, *, bound: Bound, origin: journal.Origin
-) -> tuple[Write, ...]:
-    workflow = source.loaded.workflow
+def _queued(local: _Local) -> tuple[Write, ...]:
+    workflow = local.source.loaded.workflow
     assert workflow is not None  # noqa: S101 — the caller looked
     return journal.queued_writes(
-        run,
+        local.run,
         at=_now(),
         workflow=workflow,
-        source=source.text.decode("utf-8-sig"),
-        base=source.base,
-        origin=origin,
-        trigger=Trigger(TriggerType.MANUAL, manual_key(run), _now(), actor=_user()),
-        params=bound,
+        source=local.source.text.decode("utf-8-sig"),
+        base=local.source.base,
+        origin=local.origin,
+        trigger=Trigger(TriggerType.MANUAL, manual_key(local.run), _now(), actor=_user()),
+        params=local.bound,
     )
 
 

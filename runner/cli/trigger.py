@@ -65,9 +65,13 @@ def tell_end(summary: dict[str, Any], *, as_json: bool) -> int:
 
 
 def finished(service: Outlasting, run: str) -> dict[str, Any]:
-    """The summary of `run` once it is final."""
+    """The summary of `run` once it is final. A person is told if it waits for one."""
+    told = False
     while True:
         summary: dict[str, Any] = service.get("runs", run)
         if summary["finished_at"] is not None:
             return summary
+        if summary["status"] == "waiting" and not told:
+            told = True
+            click.echo(f"{run} waits for approval; `dagmill show {run}` says of what", err=True)
         time.sleep(_LOOK_S)

@@ -111,3 +111,36 @@ def test_nothing_to_check_is_a_usage_error(repository: Path, path: str) -> None:
     result = validate(path)
     assert result.exit_code == 2
     assert path in result.output
+
+
+def test_a_sub_workflow_that_is_not_there_is_a_warning(repository: Path) -> None:
+    (repository / ".dagu/all.yaml").write_text("steps: [{name: x, run: extract/row}]")
+    result = validate()
+    assert result.exit_code == 0
+    assert '.dagu/all.yaml:1:24: warning: sub-workflow "extract/row"' in result.output
+    assert '"extract/rows"' in result.output
+    assert validate("--strict").exit_code == 1
+
+
+def test_one_file_knows_the_others_of_its_folder(repository: Path) -> None:
+    (repository / ".dagu/all.yaml").write_text("steps: [{name: x, run: extract/rows}]")
+    result = validate(".dagu/all.yaml", "--strict")
+    assert (result.exit_code, result.output) == (0, "1 workflow, 0 problems\n")
+
+
+def test_workflows_that_call_each_other_are_a_problem(repository: Path) -> None:
+    (repository / ".dagu/a.yaml").write_text("steps: [{name: x, run: b}]")
+    (repository / ".dagu/b.yaml").write_text("steps: [{name: x, run: a}]")
+    result = validate()
+    assert result.exit_code == 2
+    for one, other in (("a", "b"), ("b", "a")):
+        assert f".dagu/{one}.yaml:1:24: " in result.output
+        assert f"{one} → {other} → {one}" in result.output
+
+
+def test_the_defaults_are_no_workflow_and_may_be_wrong(repository: Path) -> None:
+    (repository / ".dagu/base.yaml").write_text("env: [{TEAM: data}]\n")
+    assert validate().output == "2 workflows, 0 problems\n"
+    (repository / ".dagu/base.yaml").write_text("steps: []\n")
+    result = validate()
+    assert result.exit_code == 2 and ".dagu/base.yaml:1:1: " in result.output

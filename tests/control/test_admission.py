@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from house import House
 
-from storage.records import Append, Claim, EventRecord, RunRow
+from storage import sqlite
+from storage.records import Append, Claim, EventRecord, RunRow, Write
 from storage.store import StorageError
 
 ONE = 'steps: [{command: "true"}]\n'
@@ -147,6 +148,29 @@ async def test_a_delayed_run_stays_queued_until_it_is_due_and_keeps_nobody_up(
         assert house.started == [prompt, other]
         house.clock.forward(seconds=1)  # nothing happens that would wake admission but its timer
         await house.until(lambda: house.started == [prompt, other, delayed], "runs")
+
+
+async def test_all_that_there_is_room_for_leaves_the_queue_in_one_commit(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"w{n}" for n in range(50)]
+    house.queues["wide"] = 10
+    queued = {n: ("queue: wide\n" if n < 10 else "") + ONE for n in range(50)}
+    await house.push(**{name: queued[n] for n, name in enumerate(names)})
+    runs = [run for name in names for run in await queue(house, name, 1)]
+    commit, batches = sqlite._commit, []
+
+    def counted(
+        connection: sqlite3.Connection, batch: Sequence[tuple[Write, ...]], *, database: Path
+    ) -> list[Exception | None]:
+        batches.append(len(batch))
+        return commit(connection, batch, database=database)
+
+    monkeypatch.setattr(sqlite, "_commit", counted)
+    async with admitting(house):
+        await house.until(lambda: len(house.started) == 50, "runs")
+    assert house.started == runs
+    assert batches == [50]
 
 
 # Limits that workflows share

@@ -221,8 +221,9 @@ class Requests:
 
     async def _ordinal(self, old: History) -> int:
         ordinal = 1
-        while (known := await self._started_by(retry_key(old.run, ordinal))) is not None:
-            if known.finished_at is None:
+        while await self._store.trigger(key := retry_key(old.run, ordinal)) is not None:
+            known = await self._started_by(key)  # None: its history is over
+            if known is not None and known.finished_at is None:
                 raise NotNow(f"run {old.run} is being retried already, by run {known.run}")
             ordinal += 1
         return ordinal

@@ -13,6 +13,7 @@ from retrying import Desk
 from runner.control.requests import NotNow, UnknownRun
 from runner.engine.events import Carried, Launched, Prepared
 from runner.engine.log_files import LogFiles
+from storage.records import DeleteRun
 
 MENDED = "test -e mended || { touch mended; false; }"  # fails the first time
 
@@ -106,6 +107,14 @@ async def test_what_is_under_way_or_unknown_is_not_done_again(desk: Desk) -> Non
         await desk.ask_again(row.run)
     with pytest.raises(UnknownRun, match="there is no run nobody"):
         await desk.ask_again("nobody")
+
+
+async def test_a_run_can_be_done_again_after_its_first_retry_was_forgotten(desk: Desk) -> None:
+    await desk.run(FLOW)
+    first = await desk.retry()
+    await desk.store.write(DeleteRun(first.document["run"]))
+    second = await desk.ask_again()
+    assert second.retry_of == RUN
 
 
 async def test_fresh_files_are_made_and_said_where_the_old_ones_are_gone(desk: Desk) -> None:

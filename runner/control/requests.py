@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import NamedTuple, Protocol
 
 from runner.control.claiming import Claiming
+from runner.control.intake import MOST_QUEUED
 from runner.engine import journal
 from runner.engine.carry import Again, carry, made_by, step_named
 from runner.engine.events import ApprovalRefused, Approved, Event, Finished, Settled, StopRequested
@@ -171,6 +172,7 @@ class Requests:
             return first
         row = await self._row(run)
         old, again = await self._what(row, from_step, all_steps)
+        await self._require_room(old)
         ordinal = await self._ordinal(old)
         own = retry_key(old.run, ordinal)
         new, writes = await self._writes(old, again, actor=actor, key=own)
@@ -218,6 +220,15 @@ class Requests:
                 "say what: --from STEP, or --all"
             )
         return history, again
+
+    async def _require_room(self, old: History) -> None:
+        queued, waiting = old.queued, (RunStatus.QUEUED,)
+        count = await self._store.count_runs(queued.repository, queued.workflow, statuses=waiting)
+        if count >= MOST_QUEUED:
+            raise NotNow(
+                f'workflow "{queued.workflow}" has {MOST_QUEUED} queued runs; '
+                "try again when some ended"
+            )
 
     async def _ordinal(self, old: History) -> int:
         ordinal = 1

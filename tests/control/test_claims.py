@@ -172,7 +172,8 @@ steps: [{command: "true"}]
 
 async def test_circles_and_wide_trees_end() -> None:
     wide = {
-        f"w{n}": f"steps: [{{run: w{n + 1}}}, {{run: w{n + 1}, params: A=1}}, {{run: w{(n or 9) - 1}}}]\n"
+        f"w{n}": f"steps: [{{run: w{n + 1}}}, {{run: w{n + 1}, params: A=1}},"
+        f" {{run: w{(n or 9) - 1}}}]\n"
         for n in range(12)
     }
     library = Files(**wide, w12="concurrency: bottom\n" + ONE)

@@ -196,7 +196,7 @@ class _Inside:
             parallel=step.parallel and _parallel(step.parallel, scope),
             approval=step.approval
             and _said(
-                message=_known(step.approval.message, scope),
+                message=step.approval.message,
                 timeout_s=step.approval.timeout_s,
                 roles=list(step.approval.roles),
             ),

@@ -26,6 +26,7 @@ from runner.engine.events import (
     Ended,
     Event,
     Finished,
+    Judged,
     Launched,
     LogDigest,
     Prepared,
@@ -84,6 +85,8 @@ class Screen:
                     self._concluded(place, state.steps[state.index[event.step]], event)
                 case Ended():
                     self._ended(place, state, event)
+                case Judged():
+                    self._judged(place, state.unit_of(event.step, event.item), event)
                 case Prepared():
                     self._prepared(place, state, event)
                 case Finished():
@@ -151,11 +154,15 @@ class Screen:
         title = f"{event.step}{_item(step, event.item)} ({_took(began, event.at)})"
         if many:
             place.told.setdefault(event.step, 0)
-        if event.reason and not event.skipped:
+        # What a repetition makes of its exit code is no failure.
+        reason = event.reason if not unit.final else unit.reason
+        if unit.step.repeat is not None and unit.repetition > 1 and unit.due is not None:
+            reason = "" if unit.step.repeat.exit_codes else reason
+        if reason and not event.skipped:
             again = ", will be tried again" if unit.due is not None else ""
             if step.step.run is None:
                 self._tail(place, event.log, always=True)
-            self._line("✘", "red", place, f"{title}: {event.reason}{again}", always=True)
+            self._line("✘", "red", place, f"{title}: {reason}{again}", always=True)
         elif event.skipped:
             if not many:
                 self._line("∅", "bright_black", place, f"{title}: skipped, {event.reason}")
@@ -165,6 +172,12 @@ class Screen:
             self._line("✔", "green", place, title)
         if many:
             self._progress(place, step)
+
+    def _judged(self, place: _Place, unit: Unit, event: Judged) -> None:
+        """Only where it makes of what had succeeded a failure."""
+        if unit.final and unit.reason:
+            title = event.step if event.item is None else f"{event.step} [{event.item}]"
+            self._line("✘", "red", place, f"{title}: {unit.reason}", always=True)
 
     def _progress(self, place: _Place, step: StepState) -> None:
         """A line at each tenth of a long list."""

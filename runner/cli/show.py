@@ -60,6 +60,8 @@ def _facts(summary: dict[str, Any]) -> list[tuple[str, str]]:
     trigger, workflow = summary["trigger"], summary["workflow"]
     by = f" by {trigger['actor']}" if trigger.get("actor") else ""
     if trigger.get("after_run"):
+        by += f" after run {trigger['after_run']}"
+    if trigger.get("after_run"):
         by = f" after run {trigger['after_run']}"
     params = summary.get("params") or []
     pairs = params.items() if isinstance(params, dict) else (_pair(param) for param in params)
@@ -153,7 +155,8 @@ def _print_approval(run: str, step: dict[str, Any]) -> None:
     asked = step.get("approval") or {}
     name = shown(step["name"])
     said = f": {shown(asked['message'])}" if asked.get("message") else ""
-    click.echo(f"\n{name} waits for a person, until {asked.get('due') or '?'}{said}")
+    who = f" ({shown(', '.join(asked['roles']))})" if asked.get("roles") else ""
+    click.echo(f"\n{name} waits for a person{who}, until {asked.get('due') or '?'}{said}")
     click.echo(f"  dagmill approve {run} {shlex.quote(name)}            let it go on")
     click.echo(f"  dagmill approve {run} {shlex.quote(name)} --refuse   let it fail")
 

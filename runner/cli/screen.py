@@ -154,10 +154,9 @@ class Screen:
         title = f"{event.step}{_item(step, event.item)} ({_took(began, event.at)})"
         if many:
             place.told.setdefault(event.step, 0)
-        # What a repetition makes of its exit code is no failure.
-        reason = event.reason if not unit.final else unit.reason
-        if unit.step.repeat is not None and unit.repetition > 1 and unit.due is not None:
-            reason = "" if unit.step.repeat.exit_codes else reason
+        reason = unit.reason if unit.final else event.reason
+        if not unit.final and unit.spent == unit.attempt - unit.losses:
+            reason = ""  # the next round follows, whatever the exit code
         if reason and not event.skipped:
             again = ", will be tried again" if unit.due is not None else ""
             if step.step.run is None:

@@ -115,6 +115,20 @@ def test_a_repetition_says_which_it_is(workflows: Path) -> None:
     assert "▶ poll (round 2)" in run("all").stdout
 
 
+def test_the_end_of_a_repetition_is_what_its_policy_makes_of_it(workflows: Path) -> None:
+    (workflows / "all.yaml").write_text(
+        "type: chain\n"
+        "steps:\n"
+        "  - {name: wait, command: 'echo x >>f; test $(grep -c x f) -lt 2 || exit 5',\n"
+        "     repeatPolicy: {repeat: until, exitCode: 5}}\n"
+        "  - {name: vain, command: echo no, output: S,\n"
+        "     repeatPolicy: {condition: $S, expected: yes, limit: 2}}\n"
+    )
+    shown = lines(run("all").stdout)
+    assert shown[:4] == ["▶ wait", "✔ wait", "▶ wait", "✔ wait"]
+    assert "✘ vain: still not met after 2 executions" in shown
+
+
 def git(*words: str) -> None:
     person = ("-c", "user.name=Ada", "-c", "user.email=ada@example.com")
     subprocess.run(["git", *person, *words], check=True, capture_output=True)

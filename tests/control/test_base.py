@@ -45,6 +45,8 @@ async def test_a_run_keeps_the_base_that_it_was_made_with(house: House) -> None:
     history = await History.read(house.store, row.run)
     assert history.workflow.base_env == (("REGION", "eu"),)
     assert history.workflow.tags == ("nightly",)
+    newer = await History.read(house.store, (await start(house, "a")).run)
+    assert newer.workflow.base_env == (("REGION", "us"),)
 
 
 async def test_without_a_base_a_run_has_none(house: House) -> None:

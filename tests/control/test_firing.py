@@ -7,6 +7,7 @@ import os
 import random
 from datetime import datetime, timedelta
 from functools import partial
+from typing import Any
 
 import pytest
 from house import BEGIN, House
@@ -427,9 +428,25 @@ async def test_at_the_same_slot_a_stop_comes_before_a_start(house: House) -> Non
     await house.push(a=text + STEPS)
     row = await house.intake.start_by_hand("ops", "a", params=(), actor="ada", request=None)
     await house.begin(row.run)
+    start, asked_before = house.intake.start, []
+
+    async def watched(*given: Any, **named: Any) -> Any:
+        asked_before.extend(run for run, _ in house.stopped)
+        return await start(*given, **named)
+
+    house.intake.start = watched  # type: ignore[method-assign]
     await wake(house, at(10))
-    assert (await cause(house, key(10, kind="stop")))["runs"] == [row.run]
+    assert asked_before == [row.run]
     assert (await run_of(house, key(10))).status == "queued"
+
+
+async def test_with_latest_the_run_of_a_restart_is_not_replaced(house: House) -> None:
+    text = 'schedule: {start: "15 * * * *", restart: "10 * * * *"}\noverlapPolicy: latest\n'
+    await house.push(a=text + STEPS)
+    await wake(house, at(10))
+    await wake(house, at(15))
+    assert (await run_of(house, key(10, kind="restart"))).status == "queued"
+    assert (await run_of(house, key(15))).status == "queued"
 
 
 async def test_a_clock_that_goes_back_stops_and_restarts_nothing_again(house: House) -> None:

@@ -15,7 +15,7 @@ from runner.engine import findings, items, plan, workspace
 from runner.engine.events import Ended, OutputNote
 from runner.engine.findings import Finding
 from runner.engine.items import ItemResult
-from runner.engine.names import FILE, OUT, RESULT, Names, Stored
+from runner.engine.names import FILE, OUT, RESULT, Names, Stored, exit_code_of
 from runner.engine.state import StepState
 from runner.executors.base import Outcome, Task
 from runner.language.model import Workflow
@@ -64,7 +64,8 @@ class Endings:
         outputs = finding.outputs
         if task.item is None:
             values = self._keep_outputs(task.step, task.folder, outputs)
-            launched = (task.attempt, task.launch, outcome.exit_code)
+            code = 0 if outcome.skipped else exit_code_of(unit, outcome.exit_code, reason)
+            launched = (task.attempt, task.launch, code)
             self._seen.refer(self._seen.state.steps[unit.index], launched=launched)
         else:
             self._seen.hide(outputs)

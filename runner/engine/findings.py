@@ -59,6 +59,8 @@ def read(
     out, err = task.folder / "out", task.folder / "err"
     try:
         problem = stream_files.put(task, result if step.run is None else result or "")
+        if result is not None and task.separate_streams:  # something may want to read it
+            workspace.write(task.folder / "result", f"{result}\n")
         taken = _kept(task) if _takes(step) else None
         if taken is None:
             taken = _taken(task, step, limit_bytes=limit_bytes, result=result)

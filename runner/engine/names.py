@@ -305,15 +305,19 @@ class Names:
             if step.status in (StepStatus.SUCCEEDED, StepStatus.FAILED):
                 self.refer_aggregate(step, step.exit_code)
             return
-        attempt, launch, exit_code = launched or (step.attempt, step.launch, step.exit_code)
+        known = (step.attempt, step.launch, exit_code_of(step, step.exit_code, step.reason))
+        attempt, launch, exit_code = launched or known
         if not launch:
             return
         folder = self.launch_folder(step, attempt, launch)
         if step.carried:
             folder = self._folder_of(step.carried, id) / folder.relative_to(self._folder)
+        files = (folder / "out", folder / ("err" if self.separate(step.step) else "out"))
+        if step.step.run is not None:
+            files = (folder / "result", Path(_NO_FILE))
         self.refs[id] = {
-            "stdout": str(folder / "out"),
-            "stderr": str(folder / ("err" if self.separate(step.step) else "out")),
+            "stdout": str(files[0]),
+            "stderr": str(files[1]),
             "exitCode": "" if exit_code is None else str(exit_code),
         }
 
@@ -337,6 +341,13 @@ class Names:
         if id in self.read_apart and not folder.exists():
             return next(folder.parents[1].glob(f"*/{run}"), folder)
         return folder
+
+
+def exit_code_of(unit: Unit, exit_code: int | None, reason: str) -> int | None:
+    """A child run has the one that `dagmill run` would have; `reason` is "" for a success."""
+    if exit_code is not None or unit.step.run is None or not unit.launch:
+        return exit_code
+    return int(bool(reason) and unit.status is not StepStatus.SKIPPED)
 
 
 def _stamp(at: datetime | None) -> str:

@@ -10,6 +10,7 @@ from real_run import PATH, RUN, Bench, Done, run_text
 
 from runner.engine.events import Launched
 from runner.engine.secret_values import SecretAccess
+from storage.records import PutValues
 
 SECRET = "hunter22-hunter22"
 
@@ -245,8 +246,6 @@ async def test_a_child_run_has_the_event_of_its_root(tmp_path: Path) -> None:
 
 
 async def test_what_was_sent_to_a_workflow_is_its_event(tmp_path: Path) -> None:
-    from storage.records import PutValues
-
     bench = Bench(tmp_path)
     await bench.queue("steps: [{name: a, command: 'cat $EVENT_PAYLOAD_FILE'}]")
     await bench.store.write(PutValues(RUN, (("run", "event", '{"release": {"tag": "v1"}}'),)))
@@ -259,14 +258,19 @@ async def test_the_stdout_of_a_run_step_is_the_json_of_its_run(tmp_path: Path) -
     done = await run_text(
         tmp_path,
         """
-        steps: [{name: a, run: child, params: A=1, stdout: kid.json, stderr: kid.err}]
+        steps:
+          - {name: a, id: a, run: child, params: A=1, stdout: kid.json, stderr: kid.err}
+          - {name: b, depends: a, command: 'cmp ${a.stdout} kid.json; cat ${a.stderr}'}
+          - {name: c, id: c, run: nothing, continueOn: {failure: true}}
+          - {name: d, depends: [a, c], command: 'echo ${a.exitCode} ${c.exitCode}'}
         ---
         name: child
         params: [A: '']
         steps: [{name: s, command: 'echo x; echo y >&2', output: OUT}]
         """.replace("\n        ---\n", "\n---\n"),
     )
-    assert done.status == "succeeded", done.document
+    assert done.status == "partially_succeeded", done.document
+    assert done.tail("d") == "0 1"
     found = json.loads((tmp_path / "workspace/kid.json").read_text())
     assert (found["outputs"], found["status"]) == ({"OUT": "x"}, "succeeded")
     assert (tmp_path / "workspace/kid.err").read_text() == ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from dataclasses import replace
 from typing import TypeVar
 
 import pytest
@@ -71,8 +72,6 @@ def test_dotenv_is_stronger_than_base_and_weaker_than_env_and_is_data() -> None:
 
 
 def with_base_env(flow: Workflow, pairs: tuple[tuple[str, str], ...]) -> Workflow:
-    from dataclasses import replace
-
     return replace(flow, base_env=pairs)
 
 

@@ -8,7 +8,7 @@ dependencies over the whole run, a factor log n for the heaps. Pure.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from heapq import heapify, heappop, heappush
 from typing import assert_never
@@ -424,6 +424,9 @@ def _ended(state: RunState, event: Ended) -> None:
     unit.losses += event.lost
     if event.skipped:
         _end(state, unit, StepStatus.SKIPPED, event.at)
+    elif _code_decides(unit):
+        if not _repeats(state, unit, event.at):
+            _close(state, unit, event.at)
     elif _retries_again(state, unit, event):
         wait_s = 0.0 if event.lost else _retry_wait_s(unit)
         _try_again(state, unit, event.at + timedelta(seconds=wait_s))
@@ -452,7 +455,7 @@ def _fail(state: RunState, unit: Unit, at: datetime) -> None:
         _end(state, unit, StepStatus.FAILED, at)
         return
     policy = unit.step.continue_on
-    unit.tolerated = policy.failure or unit.matched or unit.exit_code in policy.exit_codes
+    unit.tolerated = policy.failure or unit.matched or _is_one_of(unit.exit_code, policy.exit_codes)
     if unit.tolerated and policy.mark_success:
         unit.reason = f"{unit.reason}, counted as success"
         _end(state, unit, StepStatus.SUCCEEDED, at)
@@ -476,8 +479,7 @@ def _retries_again(state: RunState, unit: Unit, event: Ended) -> bool:
         return False
     if not policy.exit_codes:
         return True
-    # a process's code is its low byte: 429 in a policy means the 173 that the system made of it
-    return event.exit_code is not None and event.exit_code in _bytes(policy.exit_codes)
+    return _is_one_of(event.exit_code, policy.exit_codes)
 
 
 def _tries(unit: Unit) -> int:
@@ -485,8 +487,9 @@ def _tries(unit: Unit) -> int:
     return unit.attempt - unit.losses - unit.spent
 
 
-def _bytes(codes: Iterable[int]) -> frozenset[int]:
-    return frozenset(code & 0xFF for code in codes)
+def _is_one_of(code: int | None, codes: Sequence[int]) -> bool:
+    """A process's code is its low byte: 429 also means the 173 that the system makes of it."""
+    return code is not None and (code in codes or code in {known & 0xFF for known in codes})
 
 
 def _retry_wait_s(unit: Unit) -> float:
@@ -527,11 +530,20 @@ def _repeats(state: RunState, unit: Unit, at: datetime) -> bool:
     return True
 
 
+def _code_decides(unit: Unit) -> bool:
+    """Whether the code of an attempt is one that repeatPolicy speaks of: then it is no failure that
+    a retry could mend."""
+    policy = unit.step.repeat
+    if policy is None or not policy.exit_codes or unit.exit_code is None or unit.stop_reason:
+        return False
+    return policy.mode is RepeatMode.UNTIL or _is_one_of(unit.exit_code, policy.exit_codes)
+
+
 def _repeats_by_code(state: RunState, unit: Unit, at: datetime, *, last: bool) -> bool:
     policy = unit.step.repeat
     if policy is None or unit.exit_code is None:
         return False
-    listed = unit.exit_code in _bytes(policy.exit_codes)
+    listed = _is_one_of(unit.exit_code, policy.exit_codes)
     if policy.mode is RepeatMode.UNTIL and listed:
         unit.reason = ""  # what was waited for
         return False

@@ -284,6 +284,25 @@ def test_a_retry_works_inside_one_repetition() -> None:
     assert run.unit("a").attempt == 4
 
 
+def test_an_exit_code_that_the_repetition_is_about_uses_up_no_retry() -> None:
+    run = repeating("{repeat: while, exitCode: [7]}", retry="{limit: 1, intervalSec: 9}")
+    run.end("a", 7)
+    run.wait(0)
+    run.end("a", 1)
+    assert run.status("a") == "retrying"
+    run.wait(9)
+    run.end("a", 7)
+    run.wait(0)
+    run.end("a")
+    assert run.status("a") == "succeeded"
+
+
+def test_a_tolerated_code_above_255_means_what_the_system_makes_of_it() -> None:
+    run = Driver(workflow("steps: [{name: a, command: x, continueOn: {exitCode: 429}}]"))
+    run.end("a", 173)
+    assert run.state.steps[0].tolerated
+
+
 def test_waits_between_repetitions_grow_by_the_factor() -> None:
     run = repeating("{repeat: true, intervalSec: 2, backoff: 3, limit: 3}")
     run.end("a")

@@ -97,6 +97,58 @@ def test_a_signed_hook_starts_the_run_long_before_the_next_poll(
     assert summary["trigger"]["actor"] == "ada"
 
 
+DEPLOY = """
+on: {webhook: {params: {VERSION: release.tag_name}}}
+params: [{VERSION: none}]
+steps:
+  - command: echo "$VERSION in $REGION by $EVENT_NAME"; cat "$EVENT_PAYLOAD_FILE"
+"""
+AFTER = """
+on: {workflow: {ids: [deploy], status: [succeeded]}}
+steps:
+  - command: echo "$EVENT_NAME in $REGION"; cat "$EVENT_PAYLOAD_FILE"
+"""
+
+
+@pytest.mark.parametrize("number", [None, signal.SIGKILL])
+def test_a_request_to_an_endpoint_starts_a_run_and_its_end_another_whoever_dies(
+    serve: Served, remote: Remote, guarded: str, number: signal.Signals | None
+) -> None:
+    base = "env: [{REGION: eu}]\n"
+    files = {"base": base, "deploy": DEPLOY, "after": AFTER}
+    remote.change({f".dagu/{name}.yaml": text for name, text in files.items()})
+    settings = {"hook_secret": SECRET, **CREDENTIAL}
+    service = serve(guarded, "--poll", "3600", **settings)
+    service.fact("catalog_applied")
+    body = '{"release": {"tag_name": "v1.10"}}'
+    answer = httpx2.post(
+        f"{service.url}/hooks/ops/deploy",
+        content=body,
+        headers={"Content-Type": "application/json", "Authorization": f"Bearer {SECRET}"},
+        timeout=30,
+    )
+    assert answer.status_code == 202
+    run = answer.json()["run"]
+    service.fact("run_finished", run=run, status="succeeded")
+    if number is not None:
+        service.stop(number)
+        service = serve(guarded, "--poll", "3600", **settings)
+    followed = service.wait(
+        lambda: [
+            row["run"]
+            for row in service.get("/api/v1/runs?workflow=after")["runs"]
+            if row["status"] == "succeeded"
+        ]
+    )
+    assert len(followed) == 1
+    assert service.get(f"/api/v1/runs/{followed[0]}")["trigger"]["after_run"] == run
+    printed = {out.read_text() for out in (service.data / "runs").rglob("out")}
+    assert printed == {
+        f"v1.10 in eu by webhook\n{body}",
+        f'workflow in eu\n{{"run": "{run}", "workflow": "deploy", "status": "succeeded"}}',
+    }
+
+
 def test_what_a_hook_announced_during_an_outage_runs_once_it_is_over(
     serve: Served, remote: Remote, guarded: str, git_http: GitHttpServer
 ) -> None:

@@ -80,9 +80,7 @@ def _from_environment(secret: Secret, access: SecretAccess) -> str:
         )
     value = access.environment.get(name)
     if value is None:
-        raise ScopeError(
-            f"secret {secret.name}: the variable {name} is not set; set it for dagmill"
-        )
+        raise ScopeError(f"secret {secret.name}: the variable {name} is not set where dagmill runs")
     return value
 
 

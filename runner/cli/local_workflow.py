@@ -70,23 +70,28 @@ def local_file(path: Path, *, root: Path | None) -> LocalFile:
 
 def _workflows(path: Path, root: Path | None) -> Path:
     """The folder that the ids of a file and its neighbours count from."""
-    if root is not None:
-        own = root / DEFAULT_FOLDER
-        return own if path.is_relative_to(own) else path.parent
+    if root is not None and path.is_relative_to(root / DEFAULT_FOLDER):
+        return root / DEFAULT_FOLDER
     above = (folder for folder in path.parents if folder.name == DEFAULT_FOLDER)
-    return next(above, path.parent)
+    return next((a for a in above if root is None or a.is_relative_to(root)), path.parent)
 
 
 def _path(text: str, *, cwd: Path) -> Path:
+    """Of an id the file in the nearest `.dagu`, up to the root of the repository."""
     path = Path(text)
     if path.suffix in ENDINGS or path.is_file():
         return path
-    base = (repository_root(cwd) or cwd) / DEFAULT_FOLDER
-    for ending in ENDINGS:
-        if (found := base / f"{text}{ending}").is_file():
-            return found
+    root = repository_root(cwd)
+    places = [cwd, *cwd.parents] if root is not None else [cwd]
+    for place in places:
+        for ending in ENDINGS:
+            if text and (found := place / DEFAULT_FOLDER / f"{text}{ending}").is_file():
+                return found
+        if place == root:
+            break
+    nearest = (root or cwd) / DEFAULT_FOLDER / f"{text or 'ID'}{ENDINGS[0]}"
     raise click.UsageError(
-        f"there is no file {text} and no workflow {base / text}.yaml; "
+        f"there is no file {text or 'of no name'} and no workflow {nearest}; "
         "give a file, or an id while you are in its repository"
     )
 

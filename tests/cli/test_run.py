@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 
 from runner.cli.run import find_file
@@ -154,3 +155,17 @@ def test_an_id_is_the_path_below_the_workflow_folder_outside_git_too(tmp_path: P
     assert find_file(".dagu/etl/load.yaml", cwd=tmp_path).id == "etl/load"
     assert find_file("etl/load", cwd=tmp_path).id == "etl/load"
     assert find_file("load.yaml", cwd=folder).id == "etl/load"
+
+
+def test_an_id_is_looked_for_upwards_to_the_root_of_the_repository(tmp_path: Path) -> None:
+    for folder in (".git", ".dagu", "inner/.dagu/parts", "inner/src"):
+        (tmp_path / folder).mkdir(parents=True)
+    for file in (".dagu/a.yaml", "inner/.dagu/a.yaml", "inner/.dagu/parts/b.yaml", ".dagu/c.yaml"):
+        (tmp_path / file).write_text(TWO_STEPS)
+    inner = tmp_path / "inner"
+    assert find_file("a", cwd=inner / "src").shown == "inner/.dagu/a.yaml"
+    assert find_file("c", cwd=inner / "src").shown == ".dagu/c.yaml"
+    assert find_file("parts/b", cwd=inner).id == "parts/b"
+    assert find_file("inner/.dagu/parts/b.yaml", cwd=tmp_path).id == "parts/b"
+    with pytest.raises(click.UsageError):
+        find_file("", cwd=inner)

@@ -7,6 +7,7 @@ rule: whatever is wrong with one key never hides another's fault. Pure.
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from typing import Any
 
 from pydantic import ValidationError
@@ -16,7 +17,7 @@ from pydantic_core import ErrorDetails
 from runner.language.entries import CONFIGS, Entry, ExecutorEntry, StepEntry, WorkflowEntry
 from runner.language.faults import MEANT, Fault, Place, did_you_mean, quoted
 from runner.language.kinds import shown
-from runner.language.source import Data, camel
+from runner.language.source import MAPS_IN_ORDER, Data, camel
 
 MAX_FAULTS = 100  # of one document; one more is kept, which shows that there are more
 _ROUNDS = 8
@@ -103,14 +104,9 @@ def _fault(detail: ErrorDetails, data: Data) -> Fault:
 
 def _label(place: Place, data: Data) -> str:
     """The last key on the way to `place` that the file has: `parallel: [a]` has no "items"."""
-    label: str | None = None
-    node = data
-    for part in place:
-        key = _key_in(node, part)
-        if key is not None:
-            node = node[key]
-            label = part if isinstance(part, str) else label
-    return quoted(label) if label is not None else "the value"
+    found = zip(_walk(data, place), place, strict=True)
+    labels = [part for (_, key), part in found if key is not None and isinstance(part, str)]
+    return quoted(labels[-1]) if labels else "the value"
 
 
 def _place(loc: tuple[str | int, ...]) -> Place:
@@ -134,29 +130,22 @@ def keys(entry: type[Entry]) -> list[str]:
 
 def _entry_at(place: Place, data: Data) -> type[Entry]:
     entry: type[Entry] = WorkflowEntry
-    node = data
-    for part in place:
-        key = _key_in(node, part)
+    for (node, _), part in zip(_walk(data, place), place, strict=True):
         if part == "config" and entry is ExecutorEntry:
             entry = CONFIGS.get(node.get("type"), Entry)
         elif isinstance(part, str):
             entry = entry.nested.get(part, entry)
-        node = node[key] if key is not None else node
     return entry
 
 
 def _drop(data: Data, place: Place) -> None:
     """Take the value at `place` out of `data`; an item of a list leaves a harmless one behind."""
     trail: list[tuple[Data, Any]] = []
-    node = data
-    for part in place:
-        key = _key_in(node, part)
-        if key is None and isinstance(node, dict):
+    for (node, key), part in zip(_walk(data, place), place, strict=True):
+        if key is not None:
+            trail.append((node, key))
+        elif isinstance(node, dict) and isinstance(part, str):
             return  # gone already, with what held it
-        if key is None:
-            continue
-        trail.append((node, key))
-        node = node[key]
     if not trail:
         return
     container, key = trail[-1]
@@ -176,10 +165,21 @@ _HARMLESS: dict[Any, Data] = {
 }
 
 
-def _key_in(node: Data, part: str | int) -> str | int | None:
+def _walk(data: Data, place: Place) -> Iterator[tuple[Data, str | int | None]]:
+    """Each container on the way to `place` and the key in it; None where the place names what
+    the file does not have, as the list that a single value stands for."""
+    node, above = data, ""
+    for part in place:
+        key = _key_in(node, part, above=above)
+        yield node, key
+        node = node[key] if key is not None else node
+        above = part if isinstance(part, str) else above
+
+
+def _key_in(node: Data, part: str | int, *, above: str) -> str | int | None:
     if isinstance(node, dict):
         if isinstance(part, int):
-            keys = list(node)
+            keys = list(node) if above in MAPS_IN_ORDER else []
             return keys[part] if part < len(keys) else None
         return next((k for k in node if k == part or camel(k) == part), None)
     return part if isinstance(node, list) and isinstance(part, int) and part < len(node) else None

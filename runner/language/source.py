@@ -29,6 +29,8 @@ from yaml.events import (
 from runner.language.faults import LanguageError, Place, quoted
 
 MAX_DEPTH = 64
+# The keys whose maps stand for lists, so that a number in a place counts in them.
+MAPS_IN_ORDER = ("steps", "env", "params")
 MAX_VALUES = 50_000
 
 Data = Any  # None | str | list[Data] | dict[str, Data]: mypy has no use for the recursion
@@ -324,10 +326,12 @@ class Places:
         if node is None:
             return (1, 1)
         found = key_found = node
+        above = ""
         for name in place:
-            entry = _child(node, name)
+            entry = _child(node, name, above=above)
+            above = name if isinstance(name, str) else above
             if entry is None:
-                if isinstance(node, yaml.MappingNode):
+                if isinstance(node, yaml.MappingNode) and isinstance(name, str):
                     break
                 continue
             key_found, node = entry
@@ -342,7 +346,7 @@ def _compose(text: str) -> Iterator[Any]:
         yield loader.get_node()
 
 
-def _child(node: Any, name: str | int) -> tuple[Any, Any] | None:
+def _child(node: Any, name: str | int, *, above: str) -> tuple[Any, Any] | None:
     """The key (or the item itself) and the value that `name` stands for below `node`."""
     if isinstance(node, yaml.SequenceNode):
         if isinstance(name, int):
@@ -353,6 +357,8 @@ def _child(node: Any, name: str | int) -> tuple[Any, Any] | None:
     if not isinstance(node, yaml.MappingNode):
         return None
     if isinstance(name, int):
+        if above not in MAPS_IN_ORDER:
+            return None  # a single map stands for a list of one
         pairs = [pair for pair in node.value if pair[0].value != "<<"]
         return pairs[name] if name < len(pairs) else None
     return _entry(node, name)

@@ -193,3 +193,19 @@ steps:
         'f:7:17: "timeoutSec" must be a number of seconds or a duration such as 90s, 10m, 6h '
         'or 2d, not "ages"',
     ]
+
+
+def test_a_single_map_that_stands_for_a_list_hides_no_other_mistake() -> None:
+    assert problems("""\
+steps:
+  - command: x
+    preconditions: {expected: y}
+    depends: nobody
+handlerOn:
+  exit: {command: x, precondition: {condition: [a]}, output: 1A}
+""") == [
+        'f:3:20: "condition" is missing',
+        'f:4:14: step "step-1" depends on "nobody", which is not a step',
+        'f:6:48: "condition" must be text, not a list',
+        'f:6:62: "1A" is not the name of a variable: letters, digits and _ only, at most 200',
+    ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,17 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
+from pydantic import ValidationError
 
 from runner.language import params
 from runner.language.calls import calls
 from runner.language.document import keys
-from runner.language.entries import CONFIGS, Entry, WorkflowEntry
+from runner.language.entries import CONFIGS, Entry, StepEntry, WorkflowEntry
 from runner.language.expand import expand, rewrite_shell
 from runner.language.load import Loaded, LoadedBase, load, load_base, located
 from runner.language.model import Param
 from runner.language.params import ParamError, bind
+from runner.language.source import camel
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.timeout(60 + settings().max_examples // 5)
@@ -44,7 +47,7 @@ SCALARS = (
     | st.none()
     | st.booleans()
     | st.integers(-1000, 1000)
-    | st.text(max_size=12)
+    | st.text(st.characters(exclude_categories=["Cc", "Cs"]), max_size=12)
 )
 
 
@@ -52,33 +55,53 @@ def snake(key: str) -> str:
     return re.sub(r"([a-z])([A-Z])", lambda found: f"{found[1]}_{found[2].lower()}", key)
 
 
+SHAPES: tuple[Any, ...] = (
+    *SNIPPETS,
+    *([snippet] for snippet in SNIPPETS),
+    *({"A": snippet, "B": "1"} for snippet in SNIPPETS[::4]),
+    *([{"A": snippet}, "b"] for snippet in SNIPPETS[::4]),
+)
+
+
+@cache
+def fitting(entry: type[Entry]) -> dict[str, list[Any]]:
+    """For each key of `entry` those of SHAPES that are right there, so that rules about several
+    keys are reached."""
+    found: dict[str, list[Any]] = {}
+    for key in keys(entry):
+        for shape in SHAPES:
+            try:
+                entry.model_validate({key: shape})
+            except ValidationError as error:
+                if any(detail["loc"][:1] == (key,) for detail in error.errors()):
+                    continue
+            found.setdefault(key, []).append(shape)
+    return found
+
+
 def maps_of(entry: type[Entry], depth: int) -> SearchStrategy[Any]:
     """Maps with keys that `entry` has, and a few that it does not have."""
     known = keys(entry)
-    spellings = st.sampled_from([*known, *known, *map(snake, known), "steps", "nmae"])
-    return st.lists(spellings, max_size=6, unique=True).flatmap(
-        lambda chosen: st.fixed_dictionaries(
-            {key: values_of(key, entry.nested.get(key), depth) for key in chosen}
-        )
+    spellings = st.sampled_from([*known * 5, *map(snake, known), "steps", "nmae"])
+    return st.lists(spellings, max_size=8, unique=True).flatmap(
+        lambda chosen: st.fixed_dictionaries({key: values_of(key, entry, depth) for key in chosen})
     )
 
 
-def values_of(key: str, nested: type[Entry] | None, depth: int) -> SearchStrategy[Any]:
+def values_of(key: str, entry: type[Entry], depth: int) -> SearchStrategy[Any]:
     if depth == 0:
         return SCALARS
+    nested = entry.nested.get(key)
     if nested is not None:
         one = maps_of(nested, depth - 1)
-        return st.lists(one, max_size=4) if key == "steps" else one | st.lists(one, max_size=2)
-    anything = SCALARS | st.lists(SCALARS, max_size=3)
+        return (
+            st.lists(one, max_size=4) if key == "steps" else one | one | st.lists(one, max_size=2)
+        )
     if key == "config":
-        return st.one_of(anything, *(maps_of(config, 1) for config in CONFIGS.values()))
-    names = st.sampled_from(["A", "B", "SECRET_X", "a-b", "1"])
-    return st.one_of(
-        SCALARS,
-        anything,
-        st.dictionaries(names, anything, max_size=3),
-        st.lists(st.dictionaries(names, SCALARS, max_size=2), max_size=3),
-    )
+        return st.one_of(SCALARS, *(maps_of(config, 1) for config in CONFIGS.values()))
+    right = fitting(entry).get(camel(key))
+    anything = SCALARS | st.sampled_from(SHAPES)
+    return st.sampled_from(right) | st.sampled_from(right) | anything if right else anything
 
 
 WORKFLOWS = maps_of(WorkflowEntry, 4)
@@ -102,13 +125,19 @@ def judge(result: Loaded | LoadedBase, text: str) -> None:
 
 
 @settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
-@given(documents=st.lists(WORKFLOWS, min_size=1, max_size=3), base=WORKFLOWS)
-def test_the_loader_answers_whatever_the_keys_hold(documents: list[Any], base: Any) -> None:
+@given(
+    documents=st.lists(WORKFLOWS, min_size=1, max_size=3),
+    steps=st.lists(maps_of(StepEntry, 3), min_size=1, max_size=5),
+    base=WORKFLOWS,
+)
+def test_the_loader_answers_whatever_the_keys_hold(
+    documents: list[Any], steps: list[Any], base: Any
+) -> None:
     named = [document | {"name": f"d{n}"} for n, document in enumerate(documents)]
-    for many in (documents, named, [one | {"steps": [{"command": "x"}]} for one in named]):
-        text = "".join(f"---\n{json.dumps(document)}\n" for document in many)
+    for many in (documents, named, [one | {"steps": steps} for one in named]):
+        text = "".join(f"---\n{json.dumps(document, ensure_ascii=False)}\n" for document in many)
         judge(load(text.encode(), path="f.yaml", id="f"), text)
-    text = json.dumps(base)
+    text = json.dumps(base, ensure_ascii=False)
     loaded = load_base(text.encode(), path="f.yaml")
     judge(loaded, text)
     text = "steps: [{command: x}]"

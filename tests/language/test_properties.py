@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 from pydantic import ValidationError
 
-from runner.language import params
+from runner.language import document, params, source
 from runner.language.calls import calls
 from runner.language.document import keys
 from runner.language.entries import CONFIGS, Entry, StepEntry, WorkflowEntry
@@ -27,7 +27,6 @@ from runner.language.expand import expand, rewrite_shell
 from runner.language.load import Loaded, LoadedBase, load, load_base, located
 from runner.language.model import Param
 from runner.language.params import ParamError, bind
-from runner.language.source import camel
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.timeout(60 + settings().max_examples // 5)
@@ -99,7 +98,7 @@ def values_of(key: str, entry: type[Entry], depth: int) -> SearchStrategy[Any]:
         )
     if key == "config":
         return st.one_of(SCALARS, *(maps_of(config, 1) for config in CONFIGS.values()))
-    right = fitting(entry).get(camel(key))
+    right = fitting(entry).get(source.camel(key))
     anything = SCALARS | st.sampled_from(SHAPES)
     return st.sampled_from(right) | st.sampled_from(right) | anything if right else anything
 
@@ -142,6 +141,14 @@ def test_the_loader_answers_whatever_the_keys_hold(
     judge(loaded, text)
     text = "steps: [{command: x}]"
     judge(load(text.encode(), path="f.yaml", id="f", base=loaded.base), text)
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@given(WORKFLOWS)
+def test_something_is_left_without_what_is_wrong(data: Any) -> None:
+    (read,) = source.read(json.dumps(data, ensure_ascii=False)).documents
+    entry, faults = document.read(read)
+    assert entry is not None or len(faults) > document.MAX_FAULTS
 
 
 def corpus() -> list[str]:

@@ -287,6 +287,7 @@ class _Service:
             min_free_bytes=settings.min_free_disk,
             stop=self._ask_to_stop,
             queues=settings.queues,
+            labels=settings.labels,
             owes=self._owes,
         )
         source = Source(self._read_blob, self._pin, self._applied)
@@ -530,6 +531,7 @@ class _Service:
             closing=closing,
             mask=self._engine.mask_of,
             requests=self._requests,
+            why_queued=self._admission.why,
         )
 
     async def _ask_to_stop(self, run: str, by: str) -> None:

@@ -59,6 +59,18 @@ def _queues(value: object) -> object:
     return found
 
 
+def _labels(value: object) -> object:
+    """`gpu=true zone=eu`, as label → value."""
+    words = _words(value)
+    if not isinstance(words, tuple):
+        return words
+    pairs = [str(word).partition("=") for word in words]
+    for (label, equals, text), word in zip(pairs, words, strict=True):
+        if not label or not equals or not text:
+            raise ValueError(f'"{word}" is not LABEL=VALUE, such as gpu=true')
+    return {label: text for label, _, text in pairs}
+
+
 def _folder_in_repository(value: str) -> str:
     parts = value.strip("/").split("/")
     if value.startswith("/") or not all(parts) or ".." in parts or "." in parts:
@@ -99,6 +111,7 @@ class Settings(BaseModel):
     durability: Literal["host", "process"] = "host"
     # name → runs of it that may be active at once; 0: any number
     queues: Annotated[dict[str, int], BeforeValidator(_queues)] = Field(default_factory=dict)
+    labels: Annotated[dict[str, str], BeforeValidator(_labels)] = Field(default_factory=dict)
     max_steps: int = Field(default=64, ge=1)
     min_free_disk: int = Field(default=500 * 1024 * 1024, ge=0)
     keep_failed_s: float = Field(default=7 * 86400, ge=0)

@@ -16,6 +16,7 @@ from starlette.routing import Route
 from runner.control import catalog, intake
 from runner.engine import log_files, summary
 from runner.engine.history import History, HistoryError
+from runner.engine.state import RunStatus
 from runner.language import params
 from runner.language.model import Param, Step
 from storage.records import DefinitionRow, RepositoryRow
@@ -144,7 +145,10 @@ def _statuses(request: Request) -> tuple[str, ...]:
 async def _show_run(doors: Doors, request: Request) -> Response:
     """The summary document, also of a run that goes on."""
     history = await _history(doors, request.path_params["run"])
-    return JSONResponse(summary.document(history.run, history.state()))
+    document = summary.document(history.run, history.state())
+    if document["status"] == RunStatus.QUEUED:
+        document["reason"] = doors.why_queued(history.run)
+    return JSONResponse(document)
 
 
 async def _history(doors: Doors, run: str) -> History:

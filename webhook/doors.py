@@ -117,7 +117,8 @@ class Doors:
     attempt, item)`: the files with the output of an attempt (None: the newest) of a step or an item
     of it, one or, where stdout is by itself, stdout and stderr; they need not exist.
     `hosts`: names that a Host header may hold, without port. `closing` is set when the service
-    stops: open streams end at once. `own_refs`: full refs that only this service pushes.
+    stops: open streams end at once. `why_queued(run)`: what a queued run waits for, as far as that
+    is known. `own_refs`: full refs that only this service pushes.
     `mask(run)`: what hides the secrets of a run that goes on, whose logs are not scrubbed yet; the
     logs of a final run are, so an empty mask will do for it.
     """
@@ -136,6 +137,7 @@ class Doors:
     hosts: tuple[str, ...]
     version: str
     ready: Callable[[], bool]
+    why_queued: Callable[[str], str] = lambda run: ""
     closing: asyncio.Event = field(default_factory=asyncio.Event)
     mask: Callable[[str], Mask] = field(default=lambda run: Mask())
     own_refs: frozenset[str] = frozenset({"refs/heads/dagmill/status"})

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from types import MappingProxyType
 
 import structlog
 
@@ -47,6 +48,7 @@ class _Limits:
     runs: int
     groups: tuple[Claim, ...]
     queue: tuple[Claim, ...]
+    selector: tuple[tuple[str, str], ...] = ()  # labels that its worker must have
 
     @property
     def claims(self) -> tuple[Claim, ...]:
@@ -65,7 +67,8 @@ class Admission:
     """One for the service. `supervise(run)` takes up an admitted run, `owes(row)` is what a final
     one owes; `free_bytes()` is what is left on the data folder's disk, below `min_free_bytes`
     nothing starts. `stop(run, by)` asks a run to stop, and does nothing to one that is over.
-    `queues`: how many runs of a named queue may be active at once; of any other one."""
+    `queues`: how many runs of a named queue may be active at once; of any other one. `labels` are
+    this worker's, which a run's `workerSelector` is compared with."""
 
     def __init__(
         self,
@@ -79,6 +82,7 @@ class Admission:
         min_free_bytes: int,
         stop: Callable[[str, str], Awaitable[object]],
         queues: Mapping[str, int],
+        labels: Mapping[str, str] = MappingProxyType({}),
         owes: Callable[[RunRow], Sequence[Write]] = lambda _: (),
     ) -> None:
         self._store = store
@@ -90,6 +94,8 @@ class Admission:
         self._min_free_bytes = min_free_bytes
         self._stop = stop
         self._named_queues = queues
+        self._labels = labels
+        self._why: dict[str, str] = {}  # run → what it waits for
         self._owes = owes
         self._queues: dict[Queue, None] = {}  # those that may have queued runs, in order of arrival
         self._limits: dict[str, _Limits] = {}  # of runs that wait
@@ -119,6 +125,12 @@ class Admission:
         """A run of the workflow was queued."""
         self._queues[repository, workflow] = None
         self._wake.set()
+
+    def why(self, run: str) -> str:
+        """What a queued run waits for, as far as that is known; else ""."""
+        if self._low_disk:
+            return "the disk of the data folder is nearly full; nothing starts"
+        return self._why.get(run, "")
 
     def close(self) -> None:
         """Start nothing more; what is queued stays queued."""
@@ -190,19 +202,35 @@ class Admission:
     ) -> tuple[list[_Candidate], bool]:
         """Those of `rows` that there is room for, and whether it took looking at all of them."""
         found: list[_Candidate] = []
-        for row in rows:
+        for n, row in enumerate(rows):
             if row.not_before is not None and row.not_before > self._clock():
                 self._due.append(row.not_before)
+                self._why[row.run] = f"not before {row.not_before:%Y-%m-%d %H:%M:%S} UTC"
                 continue
             try:
                 limits = await self._limits_of(row)
             except HistoryError as error:
                 await self._give_up(row, str(error))
                 continue
+            if not self._fits_here(row, limits.selector):
+                continue
             if limits.runs and active + len(found) >= limits.runs:
+                why = f"at most {_count(limits.runs, 'run')} of the workflow at once"
+                self._why |= dict.fromkeys((late.run for late in rows[n:]), why)
                 return found, False
             found.append(_Candidate(row, limits))
         return found, True
+
+    def _fits_here(self, row: RunRow, selector: Sequence[tuple[str, str]]) -> bool:
+        """Whether this worker has the labels that the run wants; no other one is there yet."""
+        missing = [f"{k}={v}" for k, v in selector if self._labels.get(k) != v]
+        if not missing:
+            return True
+        why = f"no worker has the label{'s' * (len(missing) > 1)} {', '.join(missing)}"
+        if self._why.get(row.run) != why:
+            _log.warning("run_waits_for_worker", run=row.run, workflow=row.workflow, why=why)
+        self._why[row.run] = why
+        return False
 
     async def _choose(self, candidates: Sequence[_Candidate]) -> list[_Candidate]:
         """Those whose claims nobody holds, nor any that comes before them and waits."""
@@ -211,11 +239,14 @@ class Admission:
             *(self._store.claimants(name, statuses=ACTIVE) for name in names)
         )
         held = Counter({name: len(rows) for name, rows in zip(names, holders, strict=True)})
-        return [
-            c
-            for c in candidates
-            if _fits(c.limits.groups, held=held) and _fits(c.limits.queue, held=held)
-        ]
+        chosen = []
+        for c in candidates:
+            full = _full(c.limits.groups, held=held) or _full(c.limits.queue, held=held)
+            if full is None:
+                chosen.append(c)
+            else:
+                self._why[c.row.run] = f"at most {_count(full.max, 'run')} of {full.name} at once"
+        return chosen
 
     async def _admit(self, candidate: _Candidate) -> None:
         if self._closed:
@@ -243,6 +274,7 @@ class Admission:
             trigger=row.trigger_type,
         )
         self._limits.pop(row.run, None)
+        self._why.pop(row.run, None)
         self._supervise(row.run)
 
     async def _give_up(self, row: RunRow, problem: str) -> None:
@@ -257,6 +289,7 @@ class Admission:
         if row.run not in self._limits:
             if len(self._limits) >= _KEPT_LIMITS:
                 self._limits.clear()
+                self._why.clear()
             history, kept = await asyncio.gather(
                 History.read(self._store, row.run), self._store.claims(row.run)
             )
@@ -267,6 +300,7 @@ class Admission:
                 history.workflow.max_active_runs,
                 groups=tuple(c for c in claims if queue_of(c) is None),
                 queue=tuple(c for c in claims if queue_of(c) is not None),
+                selector=history.workflow.worker_selector,
             )
         return self._limits[row.run]
 
@@ -341,9 +375,13 @@ def _order(candidate: _Candidate) -> tuple[int, datetime, str]:
     return -row.priority, row.queued_at, row.run
 
 
-def _fits(claims: Sequence[Claim], *, held: Counter[str]) -> bool:
-    """Whether there is room for all of `claims`. It is taken either way: who waits here for room
-    is not overtaken by those behind it."""
-    fits = all(not claim.max or held[claim.name] < claim.max for claim in claims)
+def _full(claims: Sequence[Claim], *, held: Counter[str]) -> Claim | None:
+    """The first of `claims` that there is no room for. Room is taken either way: who waits here is
+    not overtaken by those behind it."""
+    full = next((c for c in claims if c.max and held[c.name] >= c.max), None)
     held.update(claim.name for claim in claims)
-    return fits
+    return full
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")

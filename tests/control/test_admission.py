@@ -393,3 +393,26 @@ async def test_what_is_queued_starts_after_reads_have_failed(
     monkeypatch.setattr(house.store, "queued", broken)
     async with admitting(house):
         await house.until(lambda: house.started == runs, "runs")
+
+
+async def test_a_run_waits_for_a_worker_with_its_labels_and_says_so(house: House) -> None:
+    selector = 'workerSelector: {gpu: "true", zone: north}\n'
+    await house.push(a=selector + ONE, b=ONE)
+    waits = (await queue(house, "a", 1))[0]
+    free = (await queue(house, "b", 1))[0]
+    async with admitting(house):
+        await house.until(lambda: bool(house.started), "runs")
+    assert house.started == [free]
+    assert house.admission.why(waits) == "no worker has the labels gpu=true, zone=north"
+
+
+async def test_a_queued_run_says_which_limit_it_waits_for(house: House) -> None:
+    await house.push(a=ONE, b="concurrency: deploy\n" + ONE, c="concurrency: deploy\n" + ONE)
+    first, second = await queue(house, "a", 2)
+    holder, blocked = (await queue(house, "b", 1))[0], (await queue(house, "c", 1))[0]
+    async with admitting(house):
+        await house.until(lambda: len(house.started) == 2, "runs")
+    assert sorted(house.started) == sorted([first, holder])
+    assert house.admission.why(second) == "at most 1 run of the workflow at once"
+    assert house.admission.why(blocked).startswith("at most 1 run of group:")
+    assert house.admission.why(first) == ""

@@ -161,7 +161,7 @@ def _database(world: World, data: Data) -> None:
         world.owed = [
             f"{kind} {key}: {tries} tries, {error}"
             for kind, key, tries, error in connection.execute(
-                "SELECT kind, key, tries, last_error FROM owed"
+                "SELECT kind, key, tries, last_error FROM owed WHERE kind != 'expire'"
             )
         ]
 

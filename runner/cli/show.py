@@ -124,9 +124,9 @@ def _remark(unit: dict[str, Any]) -> str:
     if (items := unit.get("items")) and not parts[0]:
         counts = ", ".join(f"{number} {status}" for status, number in items["counts"].items())
         parts.append(f"{items['total']} items: {counts}" if counts else "no items")
-    if (approval := unit.get("approval")) and approval["approved_by"]:
+    if (approval := unit.get("approval")) and approval["answered_by"]:
         said = f" ({approval['comment']})" if approval["comment"] else ""
-        parts.append(f"approved by {approval['approved_by']}{said}")
+        parts.append(f"{approval['answer']} by {approval['answered_by']}{said}")
     if carried := unit.get("carried_from"):
         parts.append(f"taken over from {carried}")
     if child := unit.get("child"):

@@ -314,10 +314,11 @@ def _approval(state: RunState, event: ApprovalAsked | Approved | ApprovalRefused
         case Approved():
             del state.waiting[step.index]
             step.status = StepStatus.PENDING
-            step.approved = event
+            step.answered = event
             _offer(state, step)
         case ApprovalRefused():
             del state.waiting[step.index]
+            step.answered = event
             step.reason = event.reason
             _fail(state, step, event.at)
         case _:

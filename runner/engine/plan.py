@@ -330,7 +330,7 @@ def _begin(step: StepState, now: datetime) -> Action:
     name = step.step.name
     if step.preparation is Preparation.NEEDED:
         return Prepare(name)
-    if step.step.approval is not None and step.approved is None:
+    if step.step.approval is not None and step.answered is None:
         return Record(_question(name, step.step.approval, now))
     if step.items is None:
         return Launch(name, step.attempt + 1)

@@ -242,6 +242,16 @@ class Preparations:
             )
         )
 
+    def question(self, step: str, message: str) -> str:
+        """What a person is asked, with the values that the step sees, and secrets hidden."""
+        unit = self._seen.state.unit_of(step, None)
+        try:
+            seen = self._seen.of(unit, self.texts(unit, {}).env)
+            message = scope.plain(message, seen)
+        except ScopeError:  # the step itself will say what is wrong with its values
+            pass
+        return self._seen.mask.text(message)
+
     def root(self, bound: Bound | None = None) -> Path:
         """Where steps without `dir` run. Raises ScopeError."""
         text = self._workflow.working_dir

@@ -14,6 +14,7 @@ from enum import StrEnum
 
 from runner.engine.events import (
     ApprovalAsked,
+    ApprovalRefused,
     Approved,
     LogDigest,
     OutputNote,
@@ -131,7 +132,7 @@ class StepState(Unit):
     block: Block = Block.NONE
     tolerated: bool = False
     asked: ApprovalAsked | None = None
-    approved: Approved | None = None
+    answered: Approved | ApprovalRefused | None = None
     enqueued: bool = False
     items: list[Unit] | None = None
     previews: tuple[str, ...] = ()

@@ -11,7 +11,7 @@ from collections import Counter
 from datetime import datetime, timedelta
 from typing import Any
 
-from runner.engine.events import Queued
+from runner.engine.events import ApprovalRefused, Approved, Queued
 from runner.engine.state import RunState, StepState, StepStatus, Unit
 from runner.triggers import Trigger, child_run
 
@@ -132,15 +132,16 @@ def _unit(run: str, unit: Unit) -> Document:
 
 
 def _approval(step: StepState) -> Document:
-    asked, approved = step.asked, step.approved
+    asked, answer = step.asked, step.answered
     return {
         "message": asked.message if asked else "",
         "roles": list(asked.roles) if asked else [],
         "asked_at": _time(asked.at if asked else None),
         "due": _time(asked.due if asked else None),
-        "approved_by": approved.by if approved else None,
-        "approved_at": _time(approved.at if approved else None),
-        "comment": approved.comment if approved else "",
+        "answer": {Approved: "approved", ApprovalRefused: "refused"}.get(type(answer)),
+        "answered_by": answer.by or None if answer else None,
+        "answered_at": _time(answer.at if answer else None),
+        "comment": answer.comment if answer else "",
     }
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Awaitable, Callable, Coroutine, Generator
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar, assert_never
@@ -18,6 +19,7 @@ from runner.engine import findings, plan
 from runner.engine.attempts import Attempts
 from runner.engine.evaluation import end_evaluations, evaluate
 from runner.engine.events import (
+    ApprovalAsked,
     ApprovalRefused,
     Approved,
     ChildWaits,
@@ -468,6 +470,9 @@ class Supervisor:
         effects: list[Effect],
     ) -> None:
         match action:
+            case plan.Record(ApprovalAsked() as asked):
+                message = self._attempts.preparations.question(asked.step, asked.message)
+                self._record(replace(asked, message=message), new)
             case plan.Record(event):
                 self._record(event, new)
             case plan.Prepare(step, item):

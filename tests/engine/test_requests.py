@@ -147,3 +147,22 @@ async def test_a_run_that_waits_below_another_makes_it_wait(desk: Desk) -> None:
     desk.begin()
     await approve(desk)
     assert (await desk.complete_begun()).status == "succeeded"
+
+
+async def test_a_question_holds_the_values_that_the_step_sees_and_no_secret(desk: Desk) -> None:
+    await begun(
+        desk,
+        "params: [TEAM: shop, DB_PASSWORD: hunter22]\n"
+        "steps: [{name: ship, approval: {message: 'Ship $TEAM ($DB_PASSWORD)?'}, command: 'true'}]",
+    )
+    asked = next(event for event in desk.events if isinstance(event, ApprovalAsked))
+    assert asked.message == "Ship shop (***)?"
+
+
+async def test_who_refused_and_why_stands_in_the_summary(desk: Desk) -> None:
+    await begun(desk, ASKS)
+    await approve(desk, agreed=False)
+    done = await desk.complete_begun()
+    approval = done.step("ship")["approval"]
+    assert (approval["answer"], approval["answered_by"]) == ("refused", "anna")
+    assert approval["comment"] == "fine"

@@ -9,7 +9,7 @@ however often it is called, and names that sound secret show no value. Pure.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -77,7 +77,8 @@ def _workflow(
         return {**document, "described": True}
     walk.described.add(workflow.id)
     waves = _waves(workflow.steps)
-    inside = _Inside(called, scope, walk, (*callers, workflow.id))
+    strong = frozenset(p.name for p in bound.params if p.given and p.name is not None)
+    inside = _Inside(called, scope, walk, (*callers, workflow.id), strong)
     return {
         **document,
         **_said(
@@ -127,8 +128,9 @@ def _scope(
 ) -> tuple[dict[str, str], dict[str, str], dict[str, str]]:
     """(every known value, the params to be shown, the env to be shown)."""
     strong = {p.name: p.value for p in bound.params if p.given and p.name is not None}
-    scope = {**outside, **strong}
-    env = _env(workflow, scope)
+    secrets = {secret.name: STARS for secret in workflow.secrets}
+    scope = {**outside, **strong, **secrets}
+    env = _env(workflow, scope, strong.keys() | secrets.keys())
     scope |= env | strong
     shown: dict[str, str] = {}
     for param in bound.params:
@@ -138,8 +140,7 @@ def _scope(
                 scope[name] = value
         shown[param.name or str(param.position)] = _hidden(param.name or "", value)
     named = {p.name: scope[p.name] for p in bound.params if p.name is not None}
-    env = _env(workflow, {**outside, **named})
-    secrets = {secret.name: STARS for secret in workflow.secrets}
+    env = _env(workflow, {**outside, **secrets, **named}, named.keys() | secrets.keys())
     return (
         {**scope, **env, **secrets, **named},
         shown,
@@ -147,11 +148,13 @@ def _scope(
     )
 
 
-def _env(workflow: Workflow, scope: Mapping[str, str]) -> dict[str, str]:
-    """In order, each in the scope and those before it."""
+def _env(workflow: Workflow, scope: Mapping[str, str], strong: Collection[str]) -> dict[str, str]:
+    """In order, each in the scope and those before it whose names are not `strong` there."""
     inner, env = dict(scope), {}
     for name, text in (*workflow.base_env, *workflow.env):
-        env[name] = inner[name] = expand.expand_known(text, inner)
+        env[name] = expand.expand_known(text, inner)
+        if name not in strong:
+            inner[name] = env[name]
     return env
 
 
@@ -170,18 +173,22 @@ def _said(**facts: Any) -> Document:
 
 @dataclass(frozen=True, slots=True)
 class _Inside:
-    """Where a step stands: its workflow, the values known there, and who called it."""
+    """Where a step stands: its workflow, the values known there, who called it, and the names
+    that are stronger than its own env."""
 
     called: Called
     scope: Mapping[str, str]
     walk: _Walk
     callers: tuple[str, ...]
+    strong: frozenset[str]
 
     def step(self, step: Step) -> Document:
         env: dict[str, str] = {}
         scope = dict(self.scope)
         for name, text in step.env:
-            env[name] = scope[name] = expand.expand_known(text, scope)
+            env[name] = expand.expand_known(text, scope)
+            if name not in self.strong:
+                scope[name] = env[name]
         document = _said(
             id=step.id,
             description=step.description,

@@ -146,13 +146,22 @@ class Names:
     ) -> dict[str, str]:
         """What a step or an item sees. `env`: its own, expanded; `more`: what is its attempt's;
         `outputs`: its own of the execution before."""
-        fixed = {**self.fixed, "DAG_RUN_STEP_NAME": unit.step.name, **(more or {})}
-        if unit.index >= self.state.first_handler:
-            fixed.update(self._handler_values())
         layers = self._layers_of(unit)
         if outputs:
             layers = Layers(layers.below, {**layers.above, **outputs})
+        fixed = self._fixed_of(unit, more or {})
         return layers.names(env, fixed=fixed, item=self._item_of(unit))
+
+    def _fixed_of(self, unit: Unit, more: Mapping[str, str]) -> dict[str, str]:
+        fixed = {**self.fixed, "DAG_RUN_STEP_NAME": unit.step.name, **more}
+        if unit.index >= self.state.first_handler:
+            fixed.update(self._handler_values())
+        return fixed
+
+    def above(self, unit: Unit, more: Mapping[str, str]) -> frozenset[str]:
+        """The names that a step or an item sees with values stronger than its own env."""
+        fixed, item = self._fixed_of(unit, more), self._item_of(unit)
+        return frozenset((*self._layers_of(unit).above, *item, *fixed))
 
     def _layers_of(self, unit: Unit) -> Layers:
         known = self._layers.get(unit.index)

@@ -98,14 +98,14 @@ class Preparations:
         else:
             given = scope.read_params(self._seen.values[RUN_SCOPE, PARAMS]).params
             bound = Bound(RunScope(given).mapped(self._seen.veil.show).params)
-            known = {**self._seen.base, **self._seen.secrets}
-            paths = scope.dotenv_paths(self._workflow, bound, known)
+            base, secrets = self._seen.base, self._seen.secrets
+            paths = scope.dotenv_paths(self._workflow, bound, base, secrets=secrets)
             found = yield from scope.resolve_run(
                 self._workflow,
                 bound,
-                self._seen.base,
+                base,
                 dotenv=dotenv.read(paths, folder=self.root(bound)) if paths else (),
-                secrets=self._seen.secrets,
+                secrets=secrets,
             )
         verdict = Verdict()
         if self._workflow.preconditions:
@@ -130,7 +130,12 @@ class Preparations:
         common = frozenset(results)
         leave_out = of_item if item is None else frozenset()
         texts = yield from scope.step_texts(
-            found, self._seen.of(unit), self._seen.refs, results=results, leave_out=leave_out
+            found,
+            self._seen.of(unit),
+            self._seen.refs,
+            results=results,
+            leave_out=leave_out,
+            strong=self._seen.above(unit, {}) if found.env else (),
         )
         verdict = Verdict()
         mine = [
@@ -239,6 +244,7 @@ class Preparations:
                 self._seen.of(unit, more=more),
                 self._seen.refs,
                 results=self._results(unit),
+                strong=self._seen.above(unit, more) if unit.step.env else (),
             )
         )
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import TypeVar
 from zoneinfo import ZoneInfo
 
 from runner.language import expand
@@ -24,6 +25,7 @@ LARGEST_ENVIRONMENT = 1024 * 1024
 ITEM, ITEM_INDEX = "ITEM", "ITEM_INDEX"
 _ITEM_WORD = re.compile(r"(?<!\w)ITEM(?:_INDEX)?(?!\w)")
 
+T = TypeVar("T")
 Refs = Mapping[str, Mapping[str, str]]  # step id → what `${id.stdout}` and the like stand for
 Pairs = tuple[tuple[str, str], ...]
 
@@ -204,14 +206,30 @@ def _leaves(tree: Tree) -> Iterator[str]:
 # The run's own scope
 
 
-def dotenv_paths(workflow: Workflow, bound: Bound, base: Mapping[str, str]) -> tuple[str, ...]:
+def dotenv_paths(
+    workflow: Workflow,
+    bound: Bound,
+    base: Mapping[str, str],
+    *,
+    secrets: Mapping[str, str] | None = None,
+) -> tuple[str, ...]:
     """The paths of `dotenv`, expanded with what is known without a process. Raises ScopeError."""
-    names = {**base, **{p.name: p.value for p in bound.params if p.given and p.name is not None}}
-    declared = ((p.name, p.value) for p in bound.params if not p.given and p.name is not None)
-    for name, text in (*workflow.base_env, *workflow.env, *declared):
-        if not needs_process((text,)):
-            names.setdefault(name, plain(text, names))
+    if not any(map(expand.names_in, workflow.dotenv)):
+        names = dict(base)
+    else:
+        quick = replace(
+            workflow,
+            env=_without_process(workflow.env),
+            base_env=_without_process(workflow.base_env),
+        )
+        known = [p for p in bound.params if p.given or not needs_process((p.value,))]
+        found = without_process(resolve_run(quick, Bound(tuple(known)), base, secrets=secrets))
+        names = layers(base, found, {}, secrets=secrets).names(fixed={})
     return tuple(required("dotenv", text, plain(text, names), names) for text in workflow.dotenv)
+
+
+def _without_process(pairs: Pairs) -> Pairs:
+    return tuple((name, text) for name, text in pairs if not needs_process((text,)))
 
 
 def resolve_run(
@@ -225,56 +243,97 @@ def resolve_run(
     """Expand env and declared params; `base` is the service's environment over the dates, `dotenv`
     what the files say, which is data.
 
-    Env may use params and params may use env, whichever is written first: env is expanded for
-    the params, the params are expanded, and env is expanded again with them.
+    Env may use params and params may use env, whichever is written first: what of env uses a param
+    is expanded once that is known, and all of it again with all params.
     """
     results: dict[str, str] = {}
     given = {p.name: p.value for p in bound.params if p.given and p.name is not None}
-    base = {**base, **(secrets or {})}
-    env = yield from _run_env(workflow, dotenv, base, given, results=results)
+    strong = {**(secrets or {}), **given}
+    waiting = {name for p in bound.params if not p.given for name in _names_of(p)}
+    run_env = _RunEnv(workflow, dotenv, base, results)
+    env, late = yield from run_env.expanded(strong, waiting)
     scope = {**base, **dict(env), **(secrets or {})}
     params: list[BoundParam] = []
     for param in bound.params:
         value = param.value
         if not param.given:
+            if late and not late.isdisjoint(_words(value)):
+                env, late = yield from run_env.expanded(strong, waiting)
+                scope |= {name: text for name, text in env if name not in strong}
             value = yield from expanded(value, scope, results)
-        for name in (param.name, str(param.position) if param.position else None):
-            if name is not None:
-                check_value(name, value)
-                scope[name] = value
+        for name in _names_of(param):
+            check_value(name, value)
+            scope[name] = strong[name] = value
+            waiting.discard(name)
         params.append(replace(param, value=value))
-    named = {p.name: p.value for p in params if p.name is not None}
-    env = yield from _run_env(workflow, dotenv, base, named, results=results)
+    env, _ = yield from run_env.expanded(strong)
     return RunScope(tuple(params), env)
 
 
-def _run_env(
-    workflow: Workflow,
-    dotenv: Pairs,
-    base: Mapping[str, str],
-    more: Mapping[str, str],
-    *,
-    results: dict[str, str],
-) -> Generator[Evaluation, Evaluated, Pairs]:
-    """Env in order of strength, each text expanded in `base`, `more` and the pairs before it."""
-    scope = {**base, **more}
-    first = yield from _expand_all(workflow.base_env, scope, results)
-    for name, value in dotenv:
-        check_value(name, value)
-        scope[name] = value
-    last = yield from _expand_all(workflow.env, scope, results)
-    return (*first, *dotenv, *last)
+def _names_of(param: BoundParam) -> list[str]:
+    position = str(param.position) if param.position else None
+    return [name for name in (param.name, position) if name is not None]
+
+
+def _words(text: str) -> frozenset[str]:
+    """All names that a text may use; a command in backticks also as in `printenv X`."""
+    names = expand.names_in(text)
+    return names | frozenset(re.findall(r"\w+", text)) if "`" in text else names
+
+
+@dataclass(frozen=True, slots=True)
+class _RunEnv:
+    """The env of a run, that of base.yaml, of dotenv files and the workflow's own."""
+
+    workflow: Workflow
+    dotenv: Pairs
+    base: Mapping[str, str]
+    results: dict[str, str]
+
+    def expanded(
+        self, strong: Mapping[str, str], waiting: Collection[str] = ()
+    ) -> Generator[Evaluation, Evaluated, tuple[Pairs, set[str]]]:
+        """What is known of it while the params `waiting` are not, and the names of the rest.
+        `strong` are values of params and secrets, which no env of their name hides."""
+        late: set[str] = set()
+        unknown = set(waiting)
+        scope = {**self.base, **strong}
+
+        def ready(pairs: Pairs) -> Pairs:
+            found = []
+            for name, text in pairs:
+                if unknown.isdisjoint(_words(text)):
+                    found.append((name, text))
+                else:
+                    late.add(name)
+                    unknown.add(name)
+            return tuple(found)
+
+        base_env, env = ready(self.workflow.base_env), ready(self.workflow.env)
+        first = yield from _expand_all(base_env, scope, self.results, strong=strong)
+        for name, value in self.dotenv:
+            check_value(name, value)
+            scope[name] = strong.get(name, value)
+        last = yield from _expand_all(env, scope, self.results, strong=strong)
+        return (*first, *self.dotenv, *last), late
 
 
 def _expand_all(
-    pairs: Pairs, scope: dict[str, str], results: dict[str, str], refs: Refs | None = None
+    pairs: Pairs,
+    scope: dict[str, str],
+    results: dict[str, str],
+    refs: Refs | None = None,
+    *,
+    strong: Collection[str] = (),
 ) -> Generator[Evaluation, Evaluated, Pairs]:
-    """Expand values in order, each in `scope`, which gets it."""
+    """Expand values in order, each in `scope`, which gets it unless its name is one of `strong`:
+    that has a stronger value there."""
     done = []
     for name, text in pairs:
         value = yield from expanded(text, scope, results, refs)
         check_value(name, value)
-        scope[name] = value
+        if name not in strong:
+            scope[name] = value
         done.append((name, value))
     return tuple(done)
 
@@ -389,10 +448,11 @@ def step_texts(
     *,
     results: dict[str, str],
     leave_out: frozenset[str] = frozenset(),
+    strong: Collection[str] = (),
 ) -> Generator[Evaluation, Evaluated, StepTexts]:
     """Expand env, in order, and then all other texts of a step. `results` are those of commands
     in backticks and gets those that are new. Left out are the texts that use one of the names
-    `leave_out`."""
+    `leave_out`. `strong` are the names in `scope` that are stronger than the step's env."""
     inner = dict(scope)
 
     def wanted(text: str | None) -> bool:
@@ -404,7 +464,7 @@ def step_texts(
         return (yield from expanded(text, inner, results, refs))
 
     own = tuple((name, text) for name, text in step.env if wanted(text))
-    env = yield from _expand_all(own, inner, results, refs)
+    env = yield from _expand_all(own, inner, results, refs, strong=strong)
     folder = yield from one(step.dir)
     words = []
     for word in step.argv or ():
@@ -423,7 +483,7 @@ def step_texts(
     return StepTexts(env, folder, argv, run, tuple(params), stdout, stderr, tree)
 
 
-def without_process(generator: Generator[Evaluation, Evaluated, StepTexts]) -> StepTexts:
+def without_process(generator: Generator[Evaluation, Evaluated, T]) -> T:
     """The result of an expansion that needs no process."""
     try:
         next(generator)

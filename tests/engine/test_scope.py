@@ -83,6 +83,41 @@ def test_params_and_env_see_secrets_and_a_secret_is_stronger_than_env() -> None:
     assert found.params[0].value == "hunter22"
 
 
+def test_env_hides_no_param_and_no_secret_of_its_name_from_other_texts() -> None:
+    flow = read("{env: [P: env, S: env, X: '$P $S'], steps: [{command: ls}]}")
+    for given in (True, False):
+        bound = Bound((BoundParam("P", "param", given),))
+        found = finish(scope.resolve_run(flow, bound, {}, secrets={"S": "secret"}))
+        assert dict(found.env)["X"] == "param secret"
+
+
+def test_the_env_of_a_step_hides_no_stronger_name_from_its_texts() -> None:
+    flow = read("steps: [{command: [echo, '$P'], dir: '$P', env: [P: env, Q: '$P', P: again]}]")
+    seen = {"P": "given"}
+    texts = finish(scope.step_texts(flow.steps[0], seen, {}, results={}, strong={"P"}))
+    assert (texts.argv, texts.dir, dict(texts.env)["Q"]) == (("echo", "given"), "given", "given")
+
+
+def test_env_that_uses_a_declared_param_waits_for_its_value() -> None:
+    flow = read("""
+        env: [A: '${CFG.a}', B: '`echo $CFG`', C: 'c$A', D: '`printenv CFG`']
+        steps: [{command: ls}]
+    """)
+    cfg = BoundParam("CFG", '{"a":1}', False)
+    bound = Bound((cfg, BoundParam("LAST", "${C}!", False)))
+    found = finish(scope.resolve_run(flow, bound, {}), "first", "second")
+    assert dict(found.env) == {"A": "1", "B": "first", "C": "c1", "D": "second"}
+    assert found.params[1].value == "c1!"
+
+
+def test_the_paths_of_dotenv_follow_the_strength_of_values() -> None:
+    flow = read("{env: [STAGE: env], dotenv: ['.env.$STAGE'], steps: [{command: ls}]}")
+    flow = with_base_env(flow, (("STAGE", "base"),))
+    assert scope.dotenv_paths(flow, Bound(()), {"STAGE": "person"}) == (".env.env",)
+    declared = Bound((BoundParam("STAGE", "param", False),))
+    assert scope.dotenv_paths(flow, declared, {}) == (".env.param",)
+
+
 def test_the_paths_of_dotenv_use_params_and_env_and_are_not_empty() -> None:
     flow = read("{env: [STAGE: '$WHERE'], dotenv: ['.env.${STAGE}'], steps: [{command: ls}]}")
     given = Bound((BoundParam("WHERE", "prod", True),))

@@ -119,10 +119,11 @@ def bursts(world: World) -> Iterator[str]:
 
 
 def elections(world: World) -> Iterator[str]:
-    """Each run belongs to one trigger, and each trigger that ran to one run."""
+    """Each run belongs to one trigger, and each trigger that ran to one run; one that a run made
+    belongs to none."""
     elected = Counter(row.run for row in world.triggers if row.run is not None)
     for run in world.runs:
-        if elected[run] != 1:
+        if elected[run] != (not world.runs[run].parent):
             yield f"run {world.runs[run]} belongs to {elected[run]} triggers"
     for row in world.triggers:
         if row.verdict == "run" and row.run not in world.runs:
@@ -232,23 +233,35 @@ def launches(world: World) -> Iterator[str]:
     begun = Counter((e.run, e.step, e.attempt, e.launch) for e in world.effects if e.kind == "B")
     for run, events in world.events.items():
         for step, of_step in _by_step(events).items():
-            yield from _launches_of(run, step, of_step, begun)
+            calls = step in workflows.KINDS[world.runs[run].workflow].expected.calls
+            yield from _launches_of(run, step, of_step, begun, calls=calls)
     for key, number in begun.items():
         yield f"{number} effects without a launch: {key}"
 
 
 def _by_step(events: list[Event]) -> dict[str, list[Event]]:
+    """By step, or `step[item]`. The end of a whole list is no end of an attempt."""
     steps: dict[str, list[Event]] = defaultdict(list)
     for event in events:
-        if event.type in ("Launched", "LaunchVoided", "Ended"):
-            steps[event.data["step"]].append(event)
+        if event.type in ("Launched", "LaunchVoided", "Ended") and event.data["launch"]:
+            steps[_unit(event)].append(event)
     return steps
 
 
+def _unit(event: Event) -> str:
+    item = event.data.get("item")
+    return str(event.data["step"]) if item is None else f"{event.data['step']}[{item}]"
+
+
 def _launches_of(
-    run: str, step: str, events: list[Event], begun: Counter[tuple[str, str, int, str]]
+    run: str,
+    step: str,
+    events: list[Event],
+    begun: Counter[tuple[str, str, int, str]],
+    *,
+    calls: bool,
 ) -> Iterator[str]:
-    """`begun` loses what is accounted for."""
+    """`begun` loses what is accounted for. `calls`: the attempt is another run."""
     effective: Counter[int] = Counter()
     attempts: list[int] = []
     of_launch: dict[str, list[Event]] = defaultdict(list)
@@ -256,7 +269,7 @@ def _launches_of(
         of_launch[event.data["launch"]].append(event)
     for launch, facts in of_launch.items():
         attempt = facts[0].data["attempt"]
-        effects = begun.pop((run, step, attempt, launch), 0)
+        effects = begun.pop((run, facts[0].data["step"], attempt, launch), 0)
         effective[attempt] += bool(effects)
         told = f"run {run}, step {step}, attempt {attempt}, launch {launch or '(none)'}"
         types = [fact.type for fact in facts]
@@ -269,6 +282,9 @@ def _launches_of(
             yield f"{told} has the facts {types}"
         elif effects > 1:
             yield f"{told} had {effects} effects"
+        elif calls:
+            if effects or facts[1].data.get("lost"):
+                yield f"{told} runs a workflow, had {effects} effects and ended: {facts[1].data}"
         elif not effects and not (facts[1].data.get("lost") or facts[1].data["signal"]):
             yield f"{told} had no effect and ended: {facts[1].data}"
     if attempts != list(range(1, len(attempts) + 1)):
@@ -276,6 +292,28 @@ def _launches_of(
     for attempt, number in effective.items():
         if number > 1:
             yield f"run {run}, step {step}: {number} launches of attempt {attempt} had an effect"
+
+
+def children(world: World) -> Iterator[str]:
+    """Each attempt that runs a workflow made one run, which ended before it; nothing else did."""
+    made: dict[tuple[str, str, int | None], list[Run]] = defaultdict(list)
+    for run in world.runs.values():
+        if run.parent:
+            queued = world.events[run.run][0].data
+            made[run.parent, queued["parent_step"], queued["parent_item"]].append(run)
+    for run, event in _ended(world):
+        data = event.data
+        if _unit(event) in workflows.KINDS[world.runs[run].workflow].expected.calls:
+            below = made.pop((run, data["step"], data.get("item")), [])
+            if len(below) != data["attempt"]:
+                yield f"run {run}, {_unit(event)}: {data['attempt']} attempts made {below}"
+            yield from (
+                f"{one} ended after what made it: {event}"
+                for one in below
+                if (one.finished_at or 0) > event.at
+            )
+    for key, below in made.items():
+        yield f"nothing made {below} of {key}"
 
 
 def codes(world: World) -> Iterator[str]:
@@ -291,6 +329,8 @@ def codes(world: World) -> Iterator[str]:
         data = event.data
         end = own.get((run, data["launch"]))
         told = f"run {run}, step {data['step']}, launch {data['launch']}"
+        if _unit(event) in workflows.KINDS[world.runs[run].workflow].expected.calls:
+            continue
         if data.get("lost"):
             yield from _loss(world, run, event, told=told)
         elif end is not None and data["exit_code"] != end.code:
@@ -345,7 +385,9 @@ def _first_line(effect: Effect) -> str:
 
 
 def outcomes(world: World) -> Iterator[str]:
-    """Each run ended as if nobody had been killed; one with a loss, as `onLoss` says."""
+    """Each run ended as if nobody had been killed; one with a loss, as `onLoss` says; one with a
+    loss in a run below it, somehow."""
+    shaken = set(_above_losses(world))
     for run in world.runs.values():
         expected = workflows.KINDS[run.workflow].expected
         steps = {
@@ -356,9 +398,19 @@ def outcomes(world: World) -> Iterator[str]:
         if lost:
             yield from _after_loss(run, steps, expected)
             continue
+        if run.run in shaken:
+            continue
         found = {step: tuple(map(_code, data)) for step, data in steps.items()}
         if found != expected.ends or run.status != expected.status:
             yield f"{run} should have {expected} and has {found}"
+
+
+def _above_losses(world: World) -> Iterator[str]:
+    for name, event in _ended(world):
+        run = world.runs[name]
+        while event.data.get("lost") and run.parent:
+            yield run.parent
+            run = world.runs[run.parent]
 
 
 def _code(data: dict[str, object]) -> int | None:
@@ -385,7 +437,8 @@ def _after_loss(
 
 
 def summaries(world: World) -> Iterator[str]:
-    """Each run's summary is on the branch once, and `latest/` is the youngest."""
+    """Each run's summary is on the branch once, and `latest/` is the youngest. One that a run made
+    stands in the summary of that."""
     found: dict[str, list[str]] = defaultdict(list)
     for path, document in world.summaries:
         found[document["run"]].append(path)
@@ -393,10 +446,11 @@ def summaries(world: World) -> Iterator[str]:
         if told is None or told.status != document["status"]:
             yield f"{path} says {document['status']}, the store {told}"
     for name, run in world.runs.items():
-        if len(found[name]) != 1:
+        if len(found[name]) != (not run.parent):
             yield f"the summary of {run} is there {len(found[name])} times"
     youngest: dict[str, Run] = {}
-    for one in sorted(world.runs.values(), key=lambda r: (r.queued_at, r.run)):
+    roots = (run for run in world.runs.values() if not run.parent)
+    for one in sorted(roots, key=lambda r: (r.queued_at, r.run)):
         youngest[one.workflow] = one
     for workflow, one in youngest.items():
         latest = world.latest.get(workflow, {}).get("run")
@@ -440,6 +494,7 @@ CHECKS: tuple[Check, ...] = (
     ends,
     pinned,
     launches,
+    children,
     codes,
     logs,
     outcomes,

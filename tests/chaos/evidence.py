@@ -34,6 +34,7 @@ class Run:
     trigger: str
     queued_at: int  # microseconds
     finished_at: int | None
+    parent: str = ""  # the run that made it
 
 
 @dataclass(frozen=True)
@@ -138,8 +139,8 @@ def gather(
 def _database(world: World, data: Data) -> None:
     with data.opened() as connection:
         for row in connection.execute(
-            "SELECT run, workflow, status, ref, commit_id, trigger_type, queued_at, finished_at "
-            "FROM runs"
+            "SELECT run, workflow, status, ref, commit_id, trigger_type, queued_at, finished_at, "
+            "parent FROM runs"
         ):
             world.runs[row[0]] = Run(*row)
         for run, seq, at, kind, text in connection.execute(
@@ -180,8 +181,10 @@ def _launch_of(folder: Path) -> str:
 
 
 def _launches(data: Path, run: str) -> Iterator[tuple[tuple[str, str], Launch]]:
-    folder = data / "runs" / f"{run[:4]}-{run[4:6]}" / run / run
-    for launch in folder.glob("*/*.*/"):
+    """Also of a run below another, whose folder is in that of the root; those of an item lie one
+    folder deeper."""
+    (folder,) = (data / "runs" / f"{run[:4]}-{run[4:6]}").glob(f"*/{run}")
+    for launch in (*folder.glob("*/*.*/"), *folder.glob("*/*/*.*/")):
         out, err = (_content(launch / name) for name in ("out", "err"))
         digest = _sha256(out)
         if err:

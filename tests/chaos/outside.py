@@ -100,7 +100,10 @@ class Data:
             return []
 
     def open_runs(self) -> int:
-        query = "SELECT count(*) FROM runs WHERE status IN ('queued', 'running', 'waiting')"
+        query = (
+            "SELECT count(*) FROM runs "
+            "WHERE status IN ('queued', 'running', 'waiting') AND parent = ''"
+        )
         rows = self.rows(query)
         return int(str(rows[0][0])) if rows else 0
 
@@ -135,14 +138,19 @@ class Door:
         return None if answer is None else answer[0]
 
     def ask(self, workflow: str, *, key: str, nap: str) -> tuple[int, bytes] | None:
+        params = {"NAP": nap} if "NAP" in workflows.KINDS[workflow].text else {}
+        body = json.dumps({"workflow": workflow, "params": params}).encode()
+        return self._api("/api/v1/runs", body, {"Idempotency-Key": key})
+
+    def approve(self, run: str) -> tuple[int, bytes] | None:
+        return self._api(f"/api/v1/runs/{run}/approve", b'{"agreed": true}', {})
+
+    def _api(self, path: str, body: bytes, headers: dict[str, str]) -> tuple[int, bytes] | None:
         try:
             token = (self._data / "token").read_text().strip()
         except OSError:
             return None
-        params = {"NAP": nap} if "NAP" in workflows.KINDS[workflow].text else {}
-        body = json.dumps({"workflow": workflow, "params": params}).encode()
-        headers = {"Authorization": f"Bearer {token}", "Idempotency-Key": key}
-        return self.post("/api/v1/runs", body, headers)
+        return self.post(path, body, {"Authorization": f"Bearer {token}", **headers})
 
 
 class Worker:
@@ -281,6 +289,25 @@ class Caller(Worker):
             time.sleep(_ASK_S)
         self.deeds.problems.append(f"{workflow} by hand: no answer in {PATIENCE_S:g} s, key {key}")
         return ""
+
+
+class Approver(Worker):
+    """Lets every step go on that waits for a person, in its own time."""
+
+    def __init__(self, door: Door, data: Data, deeds: Deeds, *, rng: random.Random) -> None:
+        super().__init__("approver", deeds)
+        self._door = door
+        self._data = data
+        self._rng = rng
+
+    def work(self) -> None:
+        while not self.stopping.wait(self._rng.uniform(0.1, 0.8)):
+            waiting = "SELECT run FROM runs WHERE status = 'waiting' AND parent = ''"
+            for (run,) in self._data.rows(waiting):
+                answer = self._door.approve(str(run))
+                # 409: an answer of before was lost, and the step goes on.
+                if answer is not None and answer[0] not in (200, 409, 503):
+                    self.deeds.problems.append(f"approval of {run}: {answer[0]} {answer[1]!r}")
 
 
 @dataclass

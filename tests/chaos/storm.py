@@ -26,7 +26,7 @@ from typing import Any
 
 from chaos import checks, evidence, outside, victim
 from chaos.evidence import Event, Window, World
-from chaos.outside import Caller, Courier, Data, Deeds, Door, Outages, Pusher, Worker
+from chaos.outside import Approver, Caller, Courier, Data, Deeds, Door, Outages, Pusher, Worker
 from git_remotes import GitHttpServer, Remote, git_http_server, make_remote
 
 LONGEST_LIFE_S = 2.5
@@ -51,6 +51,8 @@ QUERIES = (
     ),
     f"""{_FACTS}'StopSent' AND data LIKE '%"signal":9,%'""",
     "SELECT count(*) FROM runs WHERE status = 'running'",
+    "SELECT count(*) FROM runs WHERE status = 'waiting'",
+    "SELECT count(*) FROM runs WHERE parent != ''",
     "SELECT count(*) FROM runs",
     "SELECT sum(n) FROM refs",
     "SELECT applied FROM repositories",
@@ -166,7 +168,10 @@ class _Weather:
             rng=self._random("pusher"),
         )
         self.outages = Outages(self.server, self.deeds, rng=self._random("outages"))
-        self.workers: list[Worker] = [self.pusher, self.courier, *self.callers, self.outages]
+        self.approver = Approver(door, self.rows, self.deeds, rng=self._random("approver"))
+        self.workers: list[Worker] = [
+            *(self.pusher, self.courier, *self.callers, self.outages, self.approver)
+        ]
         self.stops = 0
         self.victim: victim.Victim | None = None
         self.first_refs: frozenset[str] = frozenset()
@@ -287,6 +292,7 @@ class _Weather:
                 self.deeds.problems.append(self._own_end(self._running()))
                 break
             time.sleep(0.1)
+        self.approver.end()
         latest = datetime.now(UTC)
         if self._running().alive:
             self._stop()
@@ -442,6 +448,7 @@ def _figures(world: World, weather: _Weather, *, seconds: float) -> dict[str, ob
         "adopted": _adopted(world, weather),
         "voided": types["LaunchVoided"],
         "lost": sum(bool(data.get("lost")) for data in ended),
+        "below others": sum(bool(run.parent) for run in world.runs.values()),
         "retries": sum(data["attempt"] > 1 for data in ended),
         "slots": sum(row.key.startswith(("tick:", "missed:")) for row in world.triggers),
         "pushes": world.deeds.pushes,

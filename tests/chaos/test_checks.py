@@ -16,6 +16,7 @@ MAIN, FEATURE, TAG = "refs/heads/main", "refs/heads/feature/a", "refs/tags/v1"
 FIRST, SECOND, THIRD, TAGGED = (letter * 40 for letter in "1234")
 SLOT = datetime(2026, 11, 20, 10, 1, tzinfo=UTC)
 QUEUED_AT = 1_000_000
+CALLED = {"fan": "leaf", "below": "twig"}  # step → the workflow that it runs
 
 
 def _files() -> dict[str, File]:
@@ -34,28 +35,47 @@ class Builder:
 
     def run(self, key: str, workflow: str, **more: str) -> str:
         """A run of `workflow` that the trigger `key` started; `more` goes into the cause."""
+        name = self._run(key, workflow, **more)
+        expected = workflows.KINDS[workflow].expected
+        cause = {"before": more.get("before"), "after": more.get("after")}
+        self.world.triggers.append(Trigger(key, workflow, "run", name, cause))
+        document = {"run": name, "status": expected.status}
+        self.world.summaries.append((f"runs/2026/11/20/{workflow}/{name}.json", document))
+        self.world.latest[workflow] = document
+        return name
+
+    def _run(self, key: str, workflow: str, *, parent: str = "", **more: object) -> str:
+        """`more` goes into its first fact."""
         self._number += 1
         name = f"run-{self._number}"
-        commit, ref = more.get("after", THIRD), more.get("ref", MAIN)
+        commit, ref = str(more.get("after", THIRD)), str(more.get("ref", MAIN))
         world, expected = self.world, workflows.KINDS[workflow].expected
         kind = {"tick": "schedule"}.get(key.split(":")[0], key.split(":")[0])
         at = QUEUED_AT + self._number
-        world.runs[name] = Run(name, workflow, expected.status, ref, commit, kind, at, at + 9)
-        cause = {"before": more.get("before"), "after": more.get("after")}
-        world.triggers.append(Trigger(key, workflow, "run", name, cause))
+        world.runs[name] = Run(name, workflow, expected.status, ref, commit, kind, at, 0, parent)
         blob = world.deeds.commits[commit][workflows.path_of(workflow)].blob
-        queued = {"blob": blob, "trigger": {"slot": more.get("slot")}}
-        self._fact(name, "Queued", **queued)
+        self._fact(name, "Queued", **more, blob=blob, trigger={"slot": more.get("slot")})
         self._fact(name, "Started")
-        for step, codes in expected.ends.items():
+        for unit, codes in expected.ends.items():
+            step, _, item = unit.rstrip("]").partition("[")
+            if unit in expected.calls:
+                self._call(name, key, step, int(item) if item else None)
+                continue
             for attempt, code in enumerate(codes, 1):
-                self._attempt(name, step, attempt, code)
+                self._attempt(name, step, attempt, code, item=int(item) if item else None)
         self._fact(name, "Settled", outcome=expected.status)
         self._fact(name, "Finished", status=expected.status)
-        document = {"run": name, "status": expected.status}
-        world.summaries.append((f"runs/2026/11/20/{workflow}/{name}.json", document))
-        world.latest[workflow] = document
         return name
+
+    def _call(self, run: str, key: str, step: str, item: int | None) -> None:
+        """A step, or an item, that runs another workflow."""
+        launch = f"launch-{step}-{item}-1"
+        told = {"step": step, "attempt": 1, "launch": launch, "item": item}
+        self._fact(run, "Launched", **told)
+        self._run(key, CALLED[step], parent=run, parent_step=step, parent_item=item)
+        log = {"bytes": 7, "sha256": "abc"}
+        self._fact(run, "Ended", **told, exit_code=None, signal=None, lost=False, log=log)
+        self.world.launches[run, launch] = Launch((), 7, "abc", None)
 
     def push(self, ref: str, n: int, *, before: str | None, after: str) -> None:
         for workflow, file in self.world.deeds.commits[after].items():
@@ -68,9 +88,11 @@ class Builder:
         events = self.world.events.setdefault(run, [])
         events.append(Event(len(events) + 1, len(events), kind, data))
 
-    def _attempt(self, run: str, step: str, attempt: int, code: int | None) -> None:
-        launch = f"launch-{step}-{attempt}"
-        told = {"step": step, "attempt": attempt, "launch": launch}
+    def _attempt(
+        self, run: str, step: str, attempt: int, code: int | None, *, item: int | None = None
+    ) -> None:
+        launch = f"launch-{step}-{item}-{attempt}"
+        told = {"step": step, "attempt": attempt, "launch": launch, "item": item}
         self._fact(run, "Launched", **told)
         said = [f"begin {run} {step} {attempt}"]
         self.world.effects.append(Effect("B", run, step, attempt, launch, None))
@@ -93,7 +115,7 @@ class Builder:
 
 @pytest.fixture
 def world() -> World:
-    """Two pushes to main, a branch that came and went, a tag, two ticks, two starts by hand."""
+    """Two pushes to main, a branch that came and went, a tag, two ticks, three starts by hand."""
     made = Builder()
     world = made.world
     made.push(MAIN, 2, before=FIRST, after=SECOND)
@@ -106,7 +128,7 @@ def world() -> World:
     for workflow in workflows.MINUTELY:
         slot = f"{SLOT:%Y-%m-%dT%H:%MZ}"
         made.run(f"tick:ops:{workflow}:start:{slot}", workflow, slot=SLOT.isoformat())
-    for workflow in ("slow", "retry"):
+    for workflow in ("slow", "retry", "tree"):
         run = made.run(f"manual:key-{workflow}", workflow)
         world.deeds.asked.append(Asked(f"key-{workflow}", workflow, (run, run)))
     world.deeds.delivered["d1"] = 202
@@ -151,6 +173,15 @@ def _fact(world: World, workflow: str, kind: str, *, step: str | None = None) ->
         event
         for event in world.events[_of(world, workflow)]
         if event.type == kind and step in (None, event.data.get("step"))
+    )
+
+
+def _item_fact(world: World, kind: str, step: str, item: int) -> Event:
+    """Of the tree's first run."""
+    return next(
+        event
+        for event in world.events[_of(world, "tree")]
+        if event.type == kind and (event.data.get("step"), event.data.get("item")) == (step, item)
     )
 
 
@@ -328,6 +359,39 @@ DOCTORED: dict[str, tuple[str, Doctor]] = {
             for e in w.events[_of(w, "retry")]
             if e.data.get("attempt") == 3
         ],
+    ),
+    "an attempt of an item was left out": (
+        "launches",
+        lambda w: _item_fact(w, "Launched", "each", 2).data.update(attempt=2),
+    ),
+    "a run that a step made belongs to a trigger": (
+        "elections",
+        lambda w: _change_trigger(w, "key-tree", run=_of(w, "leaf")),
+    ),
+    "a step made its run twice": (
+        "children",
+        lambda w: (
+            w.runs.update({"again": replace(w.runs[_of(w, "leaf")], run="again")}),
+            w.events.update({"again": w.events[_of(w, "leaf")]}),
+        ),
+    ),
+    "a step ended without the run that it made": (
+        "children",
+        lambda w: w.events.pop(w.runs.pop(_of(w, "twig")).run),
+    ),
+    "a run went on when the step that made it had ended": (
+        "children",
+        lambda w: _change_run(w, "leaf", finished_at=QUEUED_AT),
+    ),
+    "nobody made a run": (
+        "children",
+        lambda w: w.events[_of(w, "leaf")].remove(_fact(w, "leaf", "Ended", step="below")),
+    ),
+    "a run below another has a summary of its own": (
+        "summaries",
+        lambda w: w.summaries.append(
+            ("runs/2026/11/20/leaf/x.json", {"run": _of(w, "leaf"), "status": "succeeded"})
+        ),
     ),
     "an exit code is not what the step said": (
         "codes",

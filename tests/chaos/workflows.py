@@ -28,12 +28,14 @@ finish() {
 
 @dataclass(frozen=True)
 class Expected:
-    """`ends`: step → the codes with which its attempts end, None for one that is ended. A step
-    that never runs is not in it. `again`: steps that run again after they were lost."""
+    """`ends`: step, or `step[item]`, → the codes with which its attempts end, None for one that is
+    ended or runs a workflow. A step that never runs is not in it. `again`: steps that run again
+    after they were lost. `calls`: steps, or items, whose attempt is a run of another workflow."""
 
     status: str
     ends: dict[str, tuple[int | None, ...]]
     again: frozenset[str] = field(default_factory=frozenset)
+    calls: frozenset[str] = field(default_factory=frozenset)
 
 
 @dataclass(frozen=True)
@@ -214,6 +216,64 @@ steps:
     command: . ./effects.sh; begin; sleep 0.3; finish 0
 """
 
+# A tree of runs: runs below runs, items, repetitions, and a person who is asked.
+ITEMS = 3
+TREE = """\
+# chaos: quiet
+type: graph
+maxActiveRuns: 2
+concurrency: {group: trees, max: 2}
+steps:
+  - name: fan
+    run: leaf
+    parallel: {items: [a, b, c], maxConcurrent: 2}
+    output: FAN
+  - name: each
+    parallel: [0, 3, 0]
+    retryPolicy: {limit: 1, intervalSec: 0.2}
+    continueOn: {failure: true}
+    command: . ./effects.sh; begin; sleep 0.1; finish "$ITEM"
+  - name: rounds
+    repeatPolicy: {repeat: true, limit: 3, intervalSec: 0.2}
+    command: . ./effects.sh; begin; finish 0
+  - name: asked
+    depends: fan
+    approval: true
+    command: |
+      . ./effects.sh; begin
+      [ "${FAN.summary.succeeded} ${FAN.outputs[2].TWO}" = "3 c, then c" ] || finish 9
+      finish 0
+  - name: after
+    depends: [each, rounds, asked]
+    command: . ./effects.sh; begin; finish 0
+handlerOn:
+  exit:
+    command: . ./effects.sh; begin; sleep 0.1; finish 0
+"""
+LEAF = """\
+# chaos: quiet
+type: chain
+concurrency: {group: leaves, max: 2}
+steps:
+  - name: one
+    output: ONE
+    command: . ./effects.sh; begin; sleep 0.1; echo "$ITEM"; finish 0
+  - name: below
+    run: twig
+    params: {WORD: "${ONE}"}
+  - name: two
+    output: TWO
+    command: . ./effects.sh; begin; echo "$ONE, then $ITEM"; finish 0
+"""
+TWIG = """\
+# chaos: quiet
+params:
+  - WORD: a
+steps:
+  - name: only
+    command: . ./effects.sh; begin; sleep 0.1; [ "$WORD" = "$ITEM" ] || finish 9; finish 0
+"""
+
 MINUTE = """\
 # chaos: quiet
 schedule: "* * * * *"
@@ -305,12 +365,36 @@ KINDS = {
             again=frozenset({"again", "after"}),
         ),
     ),
+    "tree": Kind(
+        TREE,
+        Expected(
+            "partially_succeeded",
+            {
+                **{f"fan[{i}]": (None,) for i in range(ITEMS)},
+                "each[0]": (0,),
+                "each[1]": (3, 3),
+                "each[2]": (0,),
+                "rounds": (0, 0, 0),
+                "asked": (0,),
+                "after": (0,),
+                "handlerOn.exit": (0,),
+            },
+            calls=frozenset(f"fan[{i}]" for i in range(ITEMS)),
+        ),
+    ),
+    "leaf": Kind(
+        LEAF,
+        Expected(
+            "succeeded", {"one": (0,), "below": (None,), "two": (0,)}, calls=frozenset({"below"})
+        ),
+    ),
+    "twig": Kind(TWIG, Expected("succeeded", {"only": (0,)})),
     "minute": Kind(MINUTE.format(nap="0.1"), Expected("succeeded", {"tick": (0,)})),
     "minute-long": Kind(MINUTE.format(nap="3"), Expected("succeeded", {"tick": (0,)})),
     "brittle": Kind(BRITTLE, Expected("succeeded", {"only": (0,)})),
     "shifty": Kind(SHIFTY.format(schedule=""), Expected("succeeded", {"only": (0,)})),
 }
-BY_HAND = ("chain", "fan", "retry", "slow", "long", "guarded", "lossy")
+BY_HAND = ("chain", "fan", "retry", "slow", "long", "guarded", "lossy", "tree")
 MINUTELY = ("minute", "minute-long")
 
 

@@ -319,6 +319,8 @@ class Engine:
     async def request(self, run: str, event: Event) -> bool:
         """Record what somebody asks of a run that has begun: durable when this returns. False: it
         does not matter to the run, which is over, or has another step or none that waits."""
+        if isinstance(event, Approved | ApprovalRefused):
+            event = replace(event, comment=self.mask_of(run).text(event.comment))
         life = self._lives.get(run)
         if life is not None:
             if await life.supervisor.request(event):

@@ -85,6 +85,13 @@ async def test_a_step_goes_on_when_a_person_agrees(desk: Desk) -> None:
     assert (fact.by, fact.comment) == ("anna", "fine")
 
 
+async def test_a_comment_shows_no_secret_of_the_run(desk: Desk) -> None:
+    await begun(desk, "params: [API_TOKEN: t0p-s3cret]\n" + ASKS)
+    await desk.requests.approve(RUN, step=None, agreed=True, by="anna", comment="with t0p-s3cret")
+    done = await desk.complete_begun()
+    assert done.step("ship")["approval"]["comment"] == "with ***"
+
+
 async def test_a_step_fails_when_a_person_refuses(desk: Desk) -> None:
     await begun(desk, ASKS)
     await approve(desk, agreed=False)

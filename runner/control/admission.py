@@ -18,7 +18,7 @@ from types import MappingProxyType
 
 import structlog
 
-from runner.control.claims import queue_claim, queue_of
+from runner.control.claims import queue_claim, queue_of, shown
 from runner.control.intake import MOST_QUEUED
 from runner.engine import journal
 from runner.engine.events import StopRequested
@@ -245,7 +245,7 @@ class Admission:
             if full is None:
                 chosen.append(c)
             else:
-                self._why[c.row.run] = f"at most {_count(full.max, 'run')} of {full.name} at once"
+                self._why[c.row.run] = f"at most {_count(full.max, 'run')} of {shown(full)} at once"
         return chosen
 
     async def _admit(self, candidate: _Candidate) -> None:

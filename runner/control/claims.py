@@ -41,6 +41,14 @@ def queue_of(claim: Claim) -> str | None:
     return claim.name.removeprefix(_QUEUE) if claim.name.startswith(_QUEUE) else None
 
 
+def shown(claim: Claim) -> str:
+    """What is claimed, in words."""
+    if (queue := queue_of(claim)) is not None:
+        return f'queue "{queue}"'
+    _, _, group = claim.name.removeprefix(_GROUP).partition(":")
+    return f'concurrency group "{group}"'
+
+
 def facts(
     workflow: Workflow, trigger: Trigger, *, run: str, repository: str, ref: str, commit: str
 ) -> dict[str, str]:

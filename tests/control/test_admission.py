@@ -414,5 +414,5 @@ async def test_a_queued_run_says_which_limit_it_waits_for(house: House) -> None:
         await house.until(lambda: len(house.started) == 2, "runs")
     assert sorted(house.started) == sorted([first, holder])
     assert house.admission.why(second) == "at most 1 run of the workflow at once"
-    assert house.admission.why(blocked).startswith("at most 1 run of group:")
+    assert house.admission.why(blocked) == 'at most 1 run of concurrency group "deploy" at once'
     assert house.admission.why(first) == ""

@@ -74,6 +74,7 @@ def _facts(summary: dict[str, Any]) -> list[tuple[str, str]]:
         ("trigger", f"{trigger['type']}{by}"),
         ("called by", _caller(summary.get("parent"))),
         ("retry of", _retried(summary)),
+        ("remark", summary.get("remark") or ""),
         ("params", " ".join(f"{name}={value}" for name, value in pairs)),
         ("status", summary["status"]),
         ("reason", summary.get("reason") or ""),

@@ -269,6 +269,7 @@ def _run_prepared(state: RunState, event: Prepared) -> None:
     if not event.met:
         state.unmet_condition = event.reason
         return
+    state.remark = event.reason
     timeout_s = state.workflow.timeout_s
     if timeout_s is not None and state.started is not None:
         _set_run_deadline(state, state.started.at + timedelta(seconds=timeout_s))

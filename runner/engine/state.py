@@ -213,6 +213,7 @@ class RunState:
     preparation_error: str = ""
     init_failure: str = ""
     unmet_condition: str | None = None
+    remark: str = ""  # what people should know of the run's files
 
     @property
     def final(self) -> bool:

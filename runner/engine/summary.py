@@ -59,6 +59,8 @@ def document(run: str, state: RunState) -> Document:
             "host": started.host if started else "",
         },
     }
+    if state.remark:
+        result["remark"] = state.remark
     if not queued.repository:
         result["dirty"] = queued.dirty
     return result

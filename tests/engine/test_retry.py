@@ -129,6 +129,7 @@ async def test_fresh_files_are_made_and_said_where_the_old_ones_are_gone(desk: D
     assert "begins with fresh files" in prepared.reason
     (log,) = done.files(f"{done.document['run']}/log")
     assert log.read_text() == f"{prepared.reason}\n"
+    assert done.document["remark"] == prepared.reason
 
 
 async def test_skipped_steps_are_judged_again_only_below_what_runs_again(desk: Desk) -> None:

@@ -268,6 +268,8 @@ class Attempts:
 
     def write_files(self, task: Task) -> None:
         """Make the launch's folder, with the script if there is one. Raises OSError."""
+        if task.attempt == 1 and task.item is None:  # else mkdir would try, fail, and try again
+            task.folder.parent.mkdir(exist_ok=True)
         # of an attempt before that was lost there may not even be the step's folder
         task.folder.mkdir(parents=True)
         if task.script is not None:

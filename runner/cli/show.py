@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from runner.cli.api_client import connect, service_options
+from runner.cli.api_client import Service, connect, service_options
 from runner.cli.run_name import find_run
 from runner.cli.terminal import milliseconds, print_table, shown
 
@@ -31,10 +31,23 @@ def show(run: str, as_json: bool, url: str, data: Path | None) -> None:
     """Show RUN: an id, the beginning of one, `latest` or `latest:WORKFLOW`."""
     with connect(url, data=data) as service:
         summary = service.get("runs", find_run(service, run))
+        below = () if as_json else _waiting_below(service, summary)
     if as_json:
         click.echo(json.dumps(summary, indent=2, ensure_ascii=False))
-    else:
-        print_run(summary)
+        return
+    print_run(summary)
+    for child in below:
+        click.echo(f"\nrun {child['run']}, below it, waits for a person")
+        click.echo(f"  dagmill show {child['run']}            says for what")
+
+
+def _waiting_below(service: Service, summary: dict[str, Any]) -> list[dict[str, Any]]:
+    """The runs that its steps made and that wait for a person."""
+    if summary["status"] not in ("running", "waiting"):
+        return []
+    query = {"parent": summary["run"], "status": "waiting", "limit": MOST_ITEMS}
+    found: list[dict[str, Any]] = service.get("runs", query=query)["runs"]
+    return found
 
 
 def print_run(summary: dict[str, Any]) -> None:
@@ -59,8 +72,6 @@ def print_run(summary: dict[str, Any]) -> None:
 def _facts(summary: dict[str, Any]) -> list[tuple[str, str]]:
     trigger, workflow = summary["trigger"], summary["workflow"]
     by = f" by {trigger['actor']}" if trigger.get("actor") else ""
-    if trigger.get("after_run"):
-        by += f" after run {trigger['after_run']}"
     if trigger.get("after_run"):
         by = f" after run {trigger['after_run']}"
     params = summary.get("params") or []

@@ -60,6 +60,17 @@ async def test_a_waiting_step_says_what_to_type(dagmill: CommandLine, world: Wor
     assert isinstance(last, Approved) and last.comment == "fine"
 
 
+async def test_a_run_names_the_one_below_it_that_waits_for_a_person(
+    dagmill: CommandLine, world: World
+) -> None:
+    begun = (Started(AT, "host", "1"), PreparationStarted(AT, None), Prepared(AT, None, True))
+    await run_of(world, CALLER, *begun, Launched(AT, "load", 1, "l1", "boot"), run=PARENT)
+    lineage = Lineage(parent=PARENT, parent_step="load", root=PARENT)
+    await run_of(world, RELEASE, *WAITING, run="child-1", lineage=lineage)
+    shown = (await dagmill("show", PARENT)).out
+    assert "run child-1, below it, waits for a person\n  dagmill show child-1 " in shown
+
+
 async def test_a_step_is_refused(dagmill: CommandLine, world: World) -> None:
     run = await run_of(world, RELEASE, *WAITING)
     refused = await dagmill("approve", run, "--refuse")

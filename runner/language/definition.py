@@ -101,11 +101,12 @@ def define_base(
 
 def _based(workflow: Workflow, base: Base) -> Workflow:
     """`workflow` with what `base` adds to its own lists; its own names win."""
-    params = {p.name for p in workflow.params if p.name is not None}
+    own = {p.name for p in workflow.params if p.name is not None}
+    inherited = (replace(p, of_base=True) for p in base.params if p.name not in own)
     secrets = {s.name for s in workflow.secrets}
     return replace(
         workflow,
-        params=(*(p for p in base.params if p.name not in params), *workflow.params),
+        params=(*inherited, *workflow.params),
         secrets=(*(s for s in base.secrets if s.name not in secrets), *workflow.secrets),
         tags=tuple(dict.fromkeys((*base.tags, *workflow.tags))),
         base_env=base.env,

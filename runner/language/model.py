@@ -31,10 +31,12 @@ class WorkflowType(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Param:
-    """One declared parameter; `name` is None for a positional one, `value` its unexpanded text."""
+    """One declared parameter; `name` is None for a positional one, `value` its unexpanded text.
+    `of_base`: base.yaml declares it, which does not count among the places of the workflow."""
 
     name: str | None
     value: str
+    of_base: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ takes them in order when the run starts. Pure.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -134,7 +135,8 @@ def bind(
 ) -> Bound:
     """Put `overrides` (from outside: a person, the API, a trigger) over `declared`.
 
-    The n-th positional override fills the n-th declared parameter, named or not, and is `$n`.
+    The n-th positional override fills the n-th parameter that the workflow itself declares, named
+    or not, and is `$n`.
     A name that is not declared is taken only if the workflow mentions it, protected names only
     where declared. Raises ParamError, naming the parameter.
     """
@@ -146,7 +148,9 @@ def bind(
     _refuse_unknown(by_name, names, mentioned=mentioned)
     bound: list[BoundParam] = []
     position = len(by_position)
-    for slot, param in enumerate(declared):
+    slots = itertools.count()
+    for param in declared:
+        slot = len(by_position) if param.of_base else next(slots)
         if slot < len(by_position):
             if param.name in by_name:
                 raise ParamError(f"{param.name} is given twice: by name and as ${slot + 1}")
@@ -158,7 +162,7 @@ def bind(
             bound.append(BoundParam(param.name, by_name[param.name], True))
         else:
             bound.append(BoundParam(param.name, param.value, False))
-    for slot in range(len(declared), len(by_position)):
+    for slot in range(next(slots), len(by_position)):
         bound.append(BoundParam(None, by_position[slot], True, slot + 1))
     extra = (name for name in by_name if name not in names)
     bound.extend(BoundParam(name, by_name[name], True) for name in extra)

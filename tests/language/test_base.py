@@ -6,6 +6,7 @@ import pytest
 
 from runner.language.load import Base, load, load_base
 from runner.language.model import Mail, Mailing, Param, Secret, SecretSource, Smtp, Workflow
+from runner.language.params import bind
 
 PLAIN = "steps: [{command: x}]\n"
 
@@ -48,7 +49,7 @@ def test_env_params_tags_and_secrets_are_appended_to_those_of_the_base() -> None
     assert workflow.base_env == (("A", "base"), ("B", "b"))
     assert workflow.env == (("A", "own"),)
     assert workflow.params == (
-        Param("P", "base"),
+        Param("P", "base", of_base=True),
         Param(None, "first"),
         Param("Q", "own"),
         Param("R", "own"),
@@ -58,6 +59,15 @@ def test_env_params_tags_and_secrets_are_appended_to_those_of_the_base() -> None
         Secret("T", SecretSource.ENV, "T1"),
         Secret("S", SecretSource.FILE, "s"),
     )
+
+
+def test_a_param_of_the_base_takes_no_place_from_those_of_the_workflow() -> None:
+    workflow = based("params: {P: base}", PLAIN + "params: [{REGION: eu}, pos]")
+    bound = bind(workflow.params, [Param(None, v) for v in ("us", "x", "y")], mentioned=bool)
+    assert bound.positional == ("us", "x", "y")
+    assert {p.name: p.value for p in bound.params if p.name} == {"P": "base", "REGION": "us"}
+    named = bind(workflow.params, [Param("P", "given")], mentioned=bool)
+    assert (named.params[0].value, named.positional) == ("given", ("pos",))
 
 
 def test_maps_are_merged_key_by_key() -> None:

@@ -130,7 +130,7 @@ def _base(data: source.Data, path: str) -> tuple[Base | None, list[Fault]]:
 def _decoded(data: bytes, path: str) -> str | Problem:
     if len(data) > MAX_BYTES:
         return Problem(
-            path, 1, 1, f"the file has {len(data):,} bytes; at most {MAX_BYTES:,} are read"
+            path, 1, 1, f"the file has more than {MAX_BYTES:,} bytes; make several of it"
         )
     try:
         text = data.decode("utf-8-sig")

@@ -151,3 +151,10 @@ def test_no_shape_of_known_keys_makes_the_loader_fail(shape: object) -> None:
     assert result.problems
     whole = load(json.dumps(shape).encode(), path="f", id="f")
     assert (whole.workflow is None) == bool(whole.problems)
+
+
+def test_a_file_that_was_read_in_part_is_not_given_a_size() -> None:
+    result = load(b"#" * (MAX_BYTES + 1), path="f", id="f")
+    assert [p.message for p in result.problems] == [
+        "the file has more than 1,048,576 bytes; make several of it"
+    ]

@@ -20,6 +20,7 @@ from runner.control.applied import Applied, Definition
 from runner.control.entries import Entry
 from runner.control.intake import DefinitionUnreadable, Intake, UnfitParams, verdict
 from runner.control.slots import Timer
+from runner.control.stops import Stops
 from runner.engine import journal
 from runner.engine.events import Finished, Queued, Settled
 from runner.engine.state import RunStatus
@@ -28,6 +29,7 @@ from runner.triggers import Trigger, TriggerType, slot_of, tick_key, tick_prefix
 from storage.records import (
     Append,
     Claim,
+    Owe,
     PutClaims,
     PutTrigger,
     RequireApplied,
@@ -35,7 +37,7 @@ from storage.records import (
     RunRow,
     Write,
 )
-from storage.store import Busy, Conflict, Duplicate, StorageError, Store
+from storage.store import Busy, Conflict, Duplicate, Store
 
 UNFINISHED = ("queued", "running", "waiting")
 ACTIVE = ("running", "waiting")
@@ -105,8 +107,12 @@ class Firing:
     ) -> None:
         self._store = store
         self._intake = intake
-        self._stop = stop
+        self._stops = Stops(store, stop)
         self._owes = owes
+
+    async def take_up(self) -> None:
+        """Ask whom a service that died was about to ask to stop."""
+        await self._stops.pay()
 
     async def fire(self, slot: Slot) -> None:
         """Do what the slot is for, or write why not. Raises Conflict if `slot.applied` is not in
@@ -144,9 +150,15 @@ class Firing:
             await self._refuse(slot, "overlap")
 
     async def _queue(
-        self, slot: Slot, *also: Write, claim: Claim | None = None, **more: object
+        self,
+        slot: Slot,
+        *also: Write,
+        claim: Claim | None = None,
+        owed: Owe | None = None,
+        **more: object,
     ) -> None:
-        """Queue the slot's run, which claims `claim` too, and do what `also` says with it."""
+        """Queue the slot's run, which claims `claim` too, and do what `also` says with it. `owed`
+        is written also where there is no room for the run."""
         not_before = None
         if slot.timer.kind == slots.RESTART and slot.entry.restart_wait_s:
             not_before = slot.now + timedelta(seconds=slot.entry.restart_wait_s)
@@ -157,7 +169,7 @@ class Firing:
             also = ()
         elif claim is not None:
             writes = (*writes, PutClaims(run, (*_claimed(writes), claim)))
-        await self._store.write(slot.current, *also, *writes)
+        await self._store.write(slot.current, *also, *writes, *filter(None, (owed,)))
         event = "slot_fired" if run is not None else "slot_skipped"
         _log.info(event, workflow=slot.timer.workflow, slot=slot.at.isoformat(), run=run)
         self._intake.queued(slot.applied.repository, slot.timer.workflow)
@@ -241,8 +253,9 @@ class Firing:
 
     async def _stop_active(self, slot: Slot) -> None:
         runs = await self._active(slot)
-        await self._store.write(slot.current, slot.verdict("stop", runs=runs))
-        await self._ask(slot, runs)
+        owed = self._stops.owe(slot.key)
+        await self._store.write(slot.current, slot.verdict("stop", runs=runs), owed)
+        await self._stops.pay()
 
     async def _restart(self, slot: Slot) -> None:
         """The new run waits for those that it stops by a claim that all of them hold."""
@@ -253,8 +266,9 @@ class Firing:
             PutClaims(run, tuple(dict.fromkeys((*claims, claim))))
             for run, claims in zip(runs, known, strict=True)
         ]
-        await self._queue(slot, *held, claim=claim if runs else None, stops=runs)
-        await self._ask(slot, runs)
+        owed = self._stops.owe(slot.key)
+        await self._queue(slot, *held, owed=owed, claim=claim if runs else None, stops=runs)
+        await self._stops.pay()
 
     async def _active(self, slot: Slot) -> list[str]:
         rows = await self._store.runs(
@@ -264,17 +278,6 @@ class Firing:
             limit=_MOST_LOOKED_AT,
         )
         return [row.run for row in rows]
-
-    async def _ask(self, slot: Slot, runs: Sequence[str]) -> None:
-        by = f"schedule ({slot.timer.kind} {slot.timer.cron})"
-        for run in runs:
-            try:
-                await self._stop(run, by)
-            except StorageError as error:
-                # Not again: a run that was asked twice is killed.
-                _log.error("slot_stopped_not", run=run, problem=str(error))
-            else:
-                _log.info("slot_stopped", workflow=slot.timer.workflow, run=run)
 
 
 def _claimed(writes: Sequence[Write]) -> tuple[Claim, ...]:

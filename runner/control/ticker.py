@@ -264,6 +264,7 @@ class Ticker:
         """Fire every slot up to `at` that may still fire, of each workflow the newest; the others
         get a row that says why not. Raises what kept a workflow's slots from it; they stay due."""
         async with self._firing:
+            await self._act.take_up()
             at = min(at, await self._look_at_clock())
             self._overtaken = False
             dues = await self._table.take_due(at, fresh_from=self._fresh_from(at))

@@ -21,6 +21,7 @@ from runner.control.reconciler import Reconciled, Reconciler
 from runner.control.reporter import Reporter
 from runner.control.ticker import Ticker
 from runner.engine import journal
+from runner.engine.events import StopRequested
 from runner.engine.parts import Library
 from storage.mirror import Mirror, ObjectMissing
 from storage.records import Append, EventRecord, Owe, RunRow
@@ -60,6 +61,7 @@ class House:
     library: Library | None = None
     free_bytes: int = 10**12
     unstoppable: set[str] = field(default_factory=set)
+    most_stopped: int | None = None  # then the service dies
     lost: set[str] = field(default_factory=set)  # blobs that cannot be read
 
     def __post_init__(self) -> None:
@@ -127,6 +129,14 @@ class House:
     async def _stop(self, run: str, by: str) -> None:
         if run in self.unstoppable:
             raise StorageError(f"run {run}: the disk is full")
+        if len(self.stopped) == self.most_stopped:
+            raise OSError("the service dies")
+        row = await self.store.run(run)
+        assert row is not None
+        fact = StopRequested(self.clock(), by)
+        records = journal.records(run, row.seq, [fact])
+        head = row._replace(seq=row.seq + 1)
+        await self.store.append(run, after=row.seq, records=records, head=head)
         self.stopped.append((run, by))
 
     async def _pin(self, commit: str) -> None:

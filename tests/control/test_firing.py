@@ -355,6 +355,30 @@ async def test_a_stop_slot_asks_each_active_run_to_stop_once(house: House) -> No
     assert len(house.stopped) == 2
 
 
+@pytest.mark.parametrize("kind", ["stop", "restart"])
+@pytest.mark.parametrize("asked", [0, 1])
+async def test_a_service_that_dies_before_it_asked_runs_to_stop_asks_them_when_it_is_back(
+    house: House, kind: str, asked: int
+) -> None:
+    await house.push(a=f'schedule: {{{kind}: "10 * * * *"}}\n' + STEPS)
+    runs = []
+    for _ in range(2):
+        row = await house.intake.start_by_hand("ops", "a", params=(), actor="ada", request=None)
+        await house.begin(row.run)
+        runs.append(row.run)
+    house.most_stopped = asked
+    with pytest.raises(OSError, match="dies"):
+        await wake(house, at(10))
+    assert len(house.stopped) == asked
+    house.most_stopped = None
+    await house.restart(minutes=1)
+    await wake(house, house.clock())
+    assert sorted(run for run, _ in house.stopped) == sorted(runs)
+    await house.restart(minutes=1)
+    await wake(house, house.clock())
+    assert len(house.stopped) == 2
+
+
 async def test_a_run_that_cannot_be_stopped_keeps_no_other_from_it(house: House) -> None:
     await house.push(a='schedule: {stop: "10 * * * *"}\n' + STEPS)
     runs = []

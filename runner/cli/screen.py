@@ -197,8 +197,11 @@ class Screen:
             (at for (name, _), at in place.began.items() if name == event.step), default=event.at
         )
         said = f"{event.step}: {good} of {len(items)} items succeeded ({_took(began, event.at)})"
-        if event.reason and not event.skipped:
-            self._line("✘", "red", place, f"{said}: {event.reason}")
+        reason = step.reason or event.reason  # the step's says whether it counts as a success
+        if event.skipped:
+            self._line("∅", "bright_black", place, f"{event.step}: skipped, {reason}")
+        elif event.reason:
+            self._line("✘", "red", place, f"{said}: {reason}")
         else:
             self._line("✔", "green", place, said)
 

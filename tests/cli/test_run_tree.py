@@ -85,6 +85,25 @@ def test_items_have_a_line_each_when_they_end(workflows: Path) -> None:
     assert "✘ f: 2 of 3 items succeeded" in shown
 
 
+def test_a_list_whose_items_were_all_skipped_is_no_success_and_a_tolerated_one_says_so(
+    workflows: Path,
+) -> None:
+    (workflows / "all.yaml").write_text(
+        """
+        steps:
+          - {name: none, parallel: [a, b], preconditions: 'false', command: echo}
+          - {name: own, parallel: [a], preconditions: 'test $ITEM = b', command: echo}
+          - name: marked
+            parallel: [a]
+            command: exit 3
+            continueOn: {exitCode: 3, markSuccess: true}
+        """
+    )
+    done = run("all")
+    assert "∅ own: skipped, all 1 items were skipped\n" in done.stdout
+    assert "1 of 1 items failed; item 0: exit code 3, counted as success" in done.stdout
+
+
 def test_a_long_list_tells_only_failures_and_how_far_it_is(workflows: Path) -> None:
     (workflows / "all.yaml").write_text(
         "steps: [{name: f, parallel: $LIST, command: 'test $ITEM != 17'}]\n"

@@ -8,6 +8,7 @@ only, so the groups of all called workflows are claimed with the root, at once. 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -19,6 +20,7 @@ from runner.language.model import Concurrency, Param, Step, Workflow
 from runner.language.params import Bound, ParamError
 from runner.language.subworkflows import MOST_DEPTH, is_dynamic
 from runner.triggers import Trigger
+from storage.mask import is_secret_name
 from storage.records import Claim
 
 UNLISTED = 1
@@ -87,6 +89,15 @@ def claims_of(
     return tuple(found)
 
 
+def _hidden(values: Mapping[str, str]) -> dict[str, str]:
+    """Secrets as their digests: what a group is called is stored and shown."""
+    return {k: _digest(v) if is_secret_name(k) else v for k, v in values.items()}
+
+
+def _digest(text: str) -> str:
+    return f"sha256-{hashlib.sha256(text.encode(errors='surrogatepass')).hexdigest()[:16]}"
+
+
 @dataclass(slots=True)
 class _Walk:
     """Over the calls of a run; a workflow that gets the same values again is not looked at
@@ -107,7 +118,7 @@ class _Walk:
         steps = list(_calls(workflow))
         if workflow.concurrency is None and not steps:
             return
-        values = {**self.base, **_values(workflow, bound, self.base), **facts}
+        values = _hidden({**self.base, **_values(workflow, bound, self.base), **facts})
         if workflow.concurrency is not None:
             self._add(workflow.concurrency, values)
         if depth < MOST_DEPTH:

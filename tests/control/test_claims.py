@@ -45,6 +45,13 @@ def workflow(text: str, id: str = "main") -> Workflow:
     return loaded.workflow
 
 
+async def test_a_group_is_not_called_by_a_secret() -> None:
+    text = "params: [API_TOKEN: t0p-s3cret]\nconcurrency: g-${API_TOKEN}\n" + ONE
+    ((one, *_), (other, *_)) = await claims(text), await claims(text, "API_TOKEN=another")
+    assert one.name.startswith("group:ops:g-sha256-") and one != other
+    assert "t0p-s3cret" not in one.name
+
+
 async def claims(text: str, *given: str, library: Files | None = None) -> tuple[Claim, ...]:
     main = workflow(text)
     bound = params.bind(main.params, from_arguments(given), mentioned=lambda _: True)

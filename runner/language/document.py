@@ -162,6 +162,8 @@ _HARMLESS: dict[Any, Data] = {
     "secrets": {"name": "_", "env": "_"},
     "precondition": "true",
     "preconditions": "true",
+    "types": "edited",  # of pull requests and of releases
+    "status": "failed",
 }
 
 

@@ -209,3 +209,12 @@ handlerOn:
         'f:6:48: "condition" must be text, not a list',
         'f:6:62: "1A" is not the name of a variable: letters, digits and _ only, at most 200',
     ]
+
+
+@pytest.mark.parametrize(
+    "event",
+    ["release: {types: [nope]}", "pullRequest: {types: nope}", "workflow: {ids: a, status: nope}"],
+)
+def test_an_unknown_type_of_an_event_hides_no_other_mistake(event: str) -> None:
+    found = problems(f"on: {{{event}}}\nsteps: [{{command: a, depends: b}}]\n")
+    assert len(found) == 2, found

@@ -8,6 +8,7 @@ one module with a click command of the same name.
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -138,6 +139,13 @@ def main() -> NoReturn:
         # The reader (`| head`) has seen enough. Python would complain again when it flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        where = f": {error.filename}" if error.filename else ""
+        click.echo(f"Error: {error.strerror}{where}", err=True)
+        sys.exit(2)
     finally:
         _hear_interrupts(False)
     sys.exit(code if isinstance(code, int) else 0)

@@ -122,6 +122,16 @@ def test_a_full_disk_behind_stdout_does_not_abandon_the_run(
     assert (tmp_path / "marker").exists()
 
 
+def test_a_summary_for_which_there_is_no_room_is_said_in_a_line(
+    tmp_path: Path, env: dict[str, str]
+) -> None:
+    full = os.open("/dev/full", os.O_WRONLY)
+    done = dagmill(workflow(tmp_path, TWO_STEPS), "--json", env=env, stdout=full)
+    os.close(full)
+    assert (done.returncode, done.stderr) == (2, "Error: No space left on device\n")
+    assert (tmp_path / "marker").exists()
+
+
 def test_json_is_all_that_stands_on_stdout(tmp_path: Path, env: dict[str, str]) -> None:
     done = dagmill(workflow(tmp_path, TWO_STEPS), "--json", env=env)
     summary = json.loads(done.stdout)

@@ -22,6 +22,7 @@ from runner.language.params import Bound, BoundParam
 
 LARGEST_VALUE = 96 * 1024  # the kernel refuses an environment string of 128 KiB
 LARGEST_ENVIRONMENT = 1024 * 1024
+_MOST_TURNS = 20  # of params that use env that uses params: each looks at all of env again
 ITEM, ITEM_INDEX = "ITEM", "ITEM_INDEX"
 _ITEM_WORD = re.compile(r"(?<!\w)ITEM(?:_INDEX)?(?!\w)")
 
@@ -254,10 +255,12 @@ def resolve_run(
     env, late = yield from run_env.expanded(strong, waiting)
     scope = {**base, **dict(env), **(secrets or {})}
     params: list[BoundParam] = []
+    turns = 0
     for param in bound.params:
         value = param.value
         if not param.given:
-            if late and not late.isdisjoint(_words(value)):
+            if late and turns < _MOST_TURNS and not late.isdisjoint(_words(value)):
+                turns += 1
                 env, late = yield from run_env.expanded(strong, waiting)
                 scope |= {name: text for name, text in env if name not in strong}
             value = yield from expanded(value, scope, results)

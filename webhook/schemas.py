@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError
 
 from runner.language.model import Param
 from runner.language.params import NAME, from_arguments
@@ -74,7 +74,7 @@ class StopRun(RunRequest):
 
     example = 'send {"kill": false}, or nothing'
 
-    kill: bool = False
+    kill: StrictBool = False
 
 
 class RetryRun(RunRequest):
@@ -83,7 +83,7 @@ class RetryRun(RunRequest):
     example = 'send {"from": "STEP"} or {"all": true}, or nothing'
 
     from_step: str | None = Field(default=None, alias="from", min_length=1, max_length=500)
-    all_steps: bool = Field(default=False, alias="all")
+    all_steps: StrictBool = Field(default=False, alias="all")
 
 
 class ApproveRun(RunRequest):
@@ -91,7 +91,7 @@ class ApproveRun(RunRequest):
 
     example = 'send {"agreed": true}, or false; "step" and "comment" may be added'
 
-    agreed: bool
+    agreed: StrictBool
     step: str | None = Field(default=None, min_length=1, max_length=500)
     comment: str = Field(default="", max_length=2000)
 
@@ -121,7 +121,9 @@ def decode_json(body: bytes) -> Any:
     """JSON with numbers as their source text. Raises BadDocument."""
     try:
         return json.loads(body, parse_int=_Number, parse_float=_Number, parse_constant=_Number)
-    except (ValueError, RecursionError) as error:
+    except RecursionError as error:
+        raise BadDocument("body", "the body is nested too deeply") from error
+    except ValueError as error:
         raise BadDocument("body", f"the body is not JSON: {error}") from error
 
 

@@ -61,6 +61,14 @@ async def test_to_kill_is_to_ask_twice(person: httpx2.AsyncClient, world: World)
     assert sum(isinstance(e, StopRequested) for e in await facts(world, run)) == 2
 
 
+async def test_a_kill_that_is_only_nearly_asked_for_changes_nothing(
+    person: httpx2.AsyncClient, world: World
+) -> None:
+    run = await run_of(world, RELEASE, *RUNNING)
+    problem(await post(person, f"{run}/stop", {"kill": "yes"}), 400)
+    assert not [e for e in await facts(world, run) if isinstance(e, StopRequested)]
+
+
 async def test_a_stop_needs_no_body(person: httpx2.AsyncClient, world: World) -> None:
     run = await run_of(world, RELEASE)
     sent = {"Content-Type": "application/json"}

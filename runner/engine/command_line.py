@@ -43,11 +43,14 @@ def command_line(
     """Raises ScopeError where a value is missing or too large for the step's text."""
     shell = step.shell or workflow.shell or DEFAULT_SHELL
     env = exported(scope)
+    # texts that mention one of those left out are refused; the others do not miss it
+    positional = tuple("" if _is_oversized(value) else value for value in positional)
     if step.script is not None:
         return _script_line(
             step, texts, shell=shell, env=env, scope=scope, refs=refs, positional=positional
         )
     if texts.argv is not None:
+        _refuse_long_words(step, texts.argv, scope)
         return CommandLine(texts.argv, env)
     text = step.command or ""
     if not _is_shell(shell):
@@ -129,6 +132,24 @@ def rewritten(text: str, scope: Mapping[str, str], refs: Refs) -> tuple[str, dic
         if len(value.encode()) > LARGEST_VALUE:
             raise ScopeError("a value of a JSON path is more than an environment variable can hold")
     return text, more
+
+
+def _is_oversized(value: str) -> bool:
+    return len(value) > LARGEST_VALUE // 4 and len(value.encode()) > LARGEST_VALUE
+
+
+def _refuse_long_words(step: Step, words: tuple[str, ...], scope: Mapping[str, str]) -> None:
+    """Raises ScopeError for a word that no command line can hold, naming what made it so long."""
+    for text, word in zip(step.argv or (), words, strict=True):
+        if _is_oversized(word):
+            known = [name for name in expand.names_in(text) if name in scope]
+            name = max(known, key=lambda name: len(scope[name]), default="")
+            size = len(word.encode()) // 1024
+            remedy = f"; read the file ${name}_FILE" if f"{name}_FILE" in scope else ""
+            raise ScopeError(
+                f"{name or 'a text'} makes a word of {size} KiB, more than a command line can hold"
+                f"{remedy}"
+            )
 
 
 def refuse_oversized(text: str, scope: Mapping[str, str]) -> None:

@@ -256,7 +256,11 @@ def _prepares(state: RunState, index: int) -> bool:
 
 
 def _cancel(state: RunState, index: int, now: datetime, reason: str) -> Record:
-    return Record(Cancelled(now, state.steps[index].step.name, reason))
+    """What does not begin any more; of a run that is skipped it is skipped, too."""
+    name = state.steps[index].step.name
+    if state.unmet_condition is not None and not state.stopping:
+        return Record(Skipped(now, name, reason))
+    return Record(Cancelled(now, name, reason))
 
 
 def _why_stopping(state: RunState) -> str:

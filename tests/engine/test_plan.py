@@ -449,7 +449,7 @@ def test_an_unmet_run_precondition_skips_the_run_without_handlers() -> None:
     run.decide()
     run.prepared(None, met=False)
     assert run.state.status == "skipped"
-    assert run.status("a") == "cancelled"
+    assert run.status("a") == "skipped"
     assert not run.alive
 
 

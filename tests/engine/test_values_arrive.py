@@ -99,3 +99,22 @@ async def test_a_text_that_mentions_it_is_refused_with_the_file_s_name(tmp_path:
 async def test_nul_never_starts_a_run(tmp_path: Path) -> None:
     with pytest.raises(ParamError, match="NUL"):
         await run_text(tmp_path, WORKFLOW, "A0=a\0b")
+
+
+async def test_a_word_that_no_command_line_can_hold_names_what_made_it(tmp_path: Path) -> None:
+    done = await run_text(
+        tmp_path,
+        "steps:\n"
+        "  - {name: a, command: \"head -c 200000 /dev/zero | tr '\\\\0' x\", output: BIG}\n"
+        '  - {name: b, command: [echo, "-$BIG"], depends: a}\n',
+    )
+    assert done.step("b")["reason"] == (
+        "BIG makes a word of 195 KiB, more than a command line can hold; read the file $BIG_FILE"
+    )
+
+
+async def test_a_long_positional_fails_only_the_step_that_mentions_it(tmp_path: Path) -> None:
+    text = "steps: [{name: a, command: echo fine}, {name: b, command: echo $1, depends: a}]"
+    done = await run_text(tmp_path, "params: small\n" + text, "x" * 200_000)
+    assert done.tail("a") == "fine"
+    assert done.step("b")["reason"].startswith("1 is 195 KiB, more than an environment variable")

@@ -161,7 +161,9 @@ class Screen:
             again = ", will be tried again" if unit.due is not None else ""
             if step.step.run is None:
                 self._tail(place, event.log, always=True)
-            self._line("✘", "red", place, f"{title}: {reason}{again}", always=True)
+            counted = unit.status is StepStatus.SUCCEEDED  # continueOn.markSuccess
+            mark, colour = ("✔", "green") if counted else ("✘", "red")
+            self._line(mark, colour, place, f"{title}: {reason}{again}", always=True)
         elif event.skipped:
             if not many:
                 self._line("∅", "bright_black", place, f"{title}: skipped, {event.reason}")

@@ -93,9 +93,7 @@ def apply(state: RunState, event: Event) -> None:
         case Judged():
             _judged(state, event)
         case ChildWaits():
-            unit = state.unit_of(event.step, event.item)
-            state.held_up += event.waits - unit.child_waits
-            unit.child_waits = event.waits
+            _child_waits(state, event)
         case Skipped() | Cancelled():
             _passed_over(state, event)
         case Carried():
@@ -366,15 +364,28 @@ def _launched(state: RunState, event: Launched) -> None:
     unit.stop_signal_sent, unit.stop_reason = None, ""
     unit.started_at = unit.started_at or event.at
     unit.attempt_started_at = event.at
-    unit.due = None
+    unit.due = unit.deadline = unit.waits_since = None
     _enter(state, unit, occupies=step.step.run is None)
     timeout_s = step.step.timeout_s
     if timeout_s is None and step.index >= state.first_handler:
         timeout_s = HANDLER_TIMEOUT_S
     if timeout_s is not None:
-        at = event.at + timedelta(seconds=timeout_s)
-        kind = DeadlineKind.STEP_TIMEOUT
-        heappush(state.deadlines, Deadline(at, kind, *unit.key, event.launch))
+        _set_deadline(state, unit, event.at + timedelta(seconds=timeout_s))
+
+
+def _set_deadline(state: RunState, unit: Unit, at: datetime) -> None:
+    unit.deadline = at
+    heappush(state.deadlines, Deadline(at, DeadlineKind.STEP_TIMEOUT, *unit.key, unit.launch))
+
+
+def _child_waits(state: RunState, event: ChildWaits) -> None:
+    """The time limit of a step stands still while its child run waits for people only."""
+    unit = state.unit_of(event.step, event.item)
+    state.held_up += event.waits - unit.child_waits
+    unit.child_waits = event.waits
+    since, unit.waits_since = unit.waits_since, event.at if event.waits else None
+    if not event.waits and since is not None and unit.deadline is not None:
+        _set_deadline(state, unit, unit.deadline + (event.at - since))
 
 
 def _launch_voided(state: RunState, event: LaunchVoided) -> None:
@@ -789,5 +800,6 @@ def _void(state: RunState, deadline: Deadline) -> bool:
     if unit.status is not StepStatus.RUNNING or unit.launch != deadline.launch:
         return True
     if deadline.kind is DeadlineKind.STEP_TIMEOUT:
-        return unit.stop_signal_sent is not None
+        moved = unit.child_waits or deadline.at != unit.deadline
+        return moved or unit.stop_signal_sent is not None
     return unit.stop_signal_sent == SIGKILL

@@ -24,6 +24,7 @@ from runner.engine.events import (
     StopSent,
 )
 from runner.engine.state import (
+    HANDLER_TIMEOUT_S,
     MOST_LOSSES,
     RUN_STOPPED,
     SIGKILL,
@@ -205,8 +206,7 @@ def _deadlines(state: RunState, now: datetime) -> list[Action]:
     unit = state.unit((deadline.index, deadline.item))
     if deadline.kind is DeadlineKind.KILL:
         return [_stop(unit, now, signal=SIGKILL, reason=unit.stop_reason)]
-    started_at = unit.attempt_started_at or deadline.at
-    limit_s = (deadline.at - started_at).total_seconds()
+    limit_s = HANDLER_TIMEOUT_S if unit.step.timeout_s is None else unit.step.timeout_s
     return [_stop(unit, now, signal=_stop_signal(unit), reason=f"timed out after {limit_s:g} s")]
 
 

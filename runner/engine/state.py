@@ -100,7 +100,9 @@ class Unit:
     judging: bool = False  # whether there is another execution is being found out
     matched: bool = False  # continueOn.output was found
     occupies: bool = False  # it holds a place among those that run
+    deadline: datetime | None = None  # of this attempt; moved on while its child run waits
     child_waits: bool = False  # its child run waits for people and for nothing else
+    waits_since: datetime | None = None
     active: bool = False  # an item that holds one of its step's maxConcurrent places
     reason: str = ""
     exit_code: int | None = None

@@ -14,6 +14,7 @@ from runner.engine import journal
 from runner.engine.events import (
     Approved,
     Carried,
+    ChildWaits,
     Ended,
     Event,
     Finished,
@@ -145,6 +146,11 @@ def simulate(rng: random.Random) -> Driver:
 
 def act(run: Driver, rng: random.Random) -> None:
     choice = rng.random()
+    children = [name for name in run.alive if run.unit(name).step.run is not None]
+    if children and rng.random() < 0.1:
+        unit = run.unit(rng.choice(children))
+        run.fact(ChildWaits(run.now, unit.step.name, not unit.child_waits, unit.item))
+        run.decide()
     if run.preparing and choice < 0.4:
         settle_preparation(run, rng.choice(run.preparing), rng)
     elif run.judging and choice < 0.5:

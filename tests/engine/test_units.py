@@ -184,6 +184,21 @@ def test_a_run_waits_with_its_child_run() -> None:
     assert run.state.status == "succeeded"
 
 
+def test_the_time_limit_of_a_step_stands_still_while_its_child_run_waits() -> None:
+    run = Driver(workflow("steps: [{name: a, run: child, timeoutSec: 100}]\n"))
+    run.wait(60)
+    run.fact(ChildWaits(run.now, "a", True))
+    run.wait(10_000)
+    assert not run.signals
+    run.fact(ChildWaits(run.now, "a", False))
+    run.wait(39)
+    assert not run.signals
+    run.wait(1)
+    assert run.signals == [("a", SIGTERM)]
+    run.end("a", 1)
+    assert run.reason("a") == "timed out after 100 s"
+
+
 # Repetitions
 
 

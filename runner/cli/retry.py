@@ -6,14 +6,13 @@ the new run.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
 
-from runner.cli.api_client import Outlasting, connect, service_options
+from runner.cli.api_client import connect, service_options
 from runner.cli.run_name import find_run, person
-from runner.cli.trigger import finished, tell_end
+from runner.cli.trigger import tell_started
 
 
 @click.command()
@@ -51,9 +50,5 @@ def retry(
     with connect(url, data=data) as service:
         path = ("runs", find_run(service, run), "retry")
         new = service.post(*path, document=document, idempotency_key=idempotency_key)
-        if not (as_json and wait):
-            click.echo(json.dumps(new, indent=2) if as_json else f"{new['run']} {new['status']}")
-        if not wait:
-            return
-        summary = finished(Outlasting(service, new["run"]), new["run"])
-    ctx.exit(tell_end(summary, as_json=as_json))
+        code = tell_started(service, new, wait=wait, as_json=as_json)
+    ctx.exit(code)

@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from runner.cli.api_client import Outlasting, connect, service_options
+from runner.cli.api_client import Outlasting, Service, connect, service_options
 from runner.cli.show import print_run
 from runner.cli.terminal import shown
 
@@ -46,12 +46,17 @@ def trigger(
         document["repository"] = repository
     with connect(url, data=data) as service:
         run = service.post("runs", document=document, idempotency_key=idempotency_key)
-        if not (as_json and wait):
-            click.echo(json.dumps(run, indent=2) if as_json else f"{run['run']} {run['status']}")
-        if not wait:
-            return
-        summary = finished(Outlasting(service, run["run"]), run["run"])
-    ctx.exit(tell_end(summary, as_json=as_json))
+        code = tell_started(service, run, wait=wait, as_json=as_json)
+    ctx.exit(code)
+
+
+def tell_started(service: Service, run: dict[str, Any], *, wait: bool, as_json: bool) -> int:
+    """Print a new run or, with `wait`, what became of it; the exit code."""
+    if not (as_json and wait):
+        click.echo(json.dumps(run, indent=2) if as_json else f"{run['run']} {run['status']}")
+    if not wait:
+        return 0
+    return tell_end(finished(Outlasting(service, run["run"]), run["run"]), as_json=as_json)
 
 
 def tell_end(summary: dict[str, Any], *, as_json: bool) -> int:

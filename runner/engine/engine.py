@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from runner.engine import carry, journal, workspace
+from runner.engine import carry, journal, plan, workspace
 from runner.engine.children import Caller, ChildExecutor
 from runner.engine.events import ApprovalRefused, Approved, Event, Launched, Queued, Started
 from runner.engine.fold import apply
@@ -147,12 +147,8 @@ class Engine:
     async def _guarded(self, run: str) -> None:
         row = await self._persistently(run)
         if row is not None:
-            import structlog  # here: it loads rich, and `dagmill run` never comes this way
-
             facts = {"status": row.status, "reason": row.reason}
-            structlog.get_logger(__name__).info(
-                "run_finished", run=run, workflow=row.workflow, **facts
-            )
+            _log().info("run_finished", run=run, workflow=row.workflow, **facts)
 
     async def _persistently(self, run: str) -> RunRow | None:
         """Supervise a run; if that fails, take it up again like a run of an earlier process. None:
@@ -341,9 +337,7 @@ class Engine:
             if row is None or row.status not in journal.ACTIVE:
                 return False
             state = (await History.read(self._parts.store, run)).state()
-            if isinstance(event, Approved | ApprovalRefused) and (
-                state.index.get(event.step) not in state.waiting
-            ):
+            if plan.is_outdated(state, event):
                 return False
             after = state.seq
             apply(state, event)

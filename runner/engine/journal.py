@@ -178,26 +178,12 @@ def head(run: str, state: RunState) -> RunRow:
     queued = state.queued
     if queued is None:
         raise ValueError(f"run {run} has no Queued event")
-    return RunRow(
-        run=run,
-        repository=queued.repository,
-        workflow=queued.workflow,
-        name=queued.name,
+    row = _first_head(run, queued, seq=state.seq, keep_days=state.workflow.retention_days)
+    return row._replace(
         status=state.status,
         reason=state.reason,
-        trigger_type=queued.trigger.type,
-        ref=queued.ref,
-        commit=queued.commit,
-        queued_at=queued.at,
         started_at=state.started.at if state.started else None,
         finished_at=state.finished_at,
-        seq=state.seq,
-        parent=queued.parent,
-        retry_of=queued.retry_of,
-        attempt=queued.attempt,
-        priority=queued.priority,
-        not_before=queued.not_before,
-        keep_days=state.workflow.retention_days,
     )
 
 

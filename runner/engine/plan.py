@@ -15,9 +15,13 @@ from datetime import datetime, timedelta
 from runner.engine.events import (
     ApprovalAsked,
     ApprovalRefused,
+    Approved,
     Cancelled,
+    ChildWaits,
     Event,
     Finished,
+    Judged,
+    Prepared,
     RunTimedOut,
     Settled,
     Skipped,
@@ -131,6 +135,23 @@ def interruptions(state: RunState, now: datetime, *, kill: bool) -> list[Stop]:
     a later start goes on with it. Child runs are told by themselves."""
     stops = _signals(state, now, kill=kill, reason=SERVICE_STOPPED)
     return [s for s in stops if state.steps[state.index[s.sent.step]].step.run is None]
+
+
+def is_outdated(state: RunState, event: Event) -> bool:
+    """Whether a fact that arrives means nothing any more. What was evaluated comes too late if its
+    step was cancelled; nobody is asked twice."""
+    match event:
+        case Prepared(step=None):
+            return state.outcome is not None
+        case Prepared(step=str(step)) | Judged(step=step):
+            return state.unit_of(step, event.item).final
+        case Approved() | ApprovalRefused():
+            return state.index.get(event.step) not in state.waiting
+        case ChildWaits():
+            unit = state.unit_of(event.step, event.item)
+            return unit.status is not StepStatus.RUNNING or unit.child_waits is event.waits
+        case _:
+            return False
 
 
 def is_lost(unit: Unit, *, unknown: bool) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Generator
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -251,11 +252,9 @@ class Preparations:
     def question(self, step: str, message: str) -> str:
         """What a person is asked, with the values that the step sees, and secrets hidden."""
         unit = self._seen.state.unit_of(step, None)
-        try:
+        with suppress(ScopeError):  # the step itself will say what is wrong with its values
             seen = self._seen.of(unit, self.texts(unit, {}).env)
             message = scope.plain(message, seen)
-        except ScopeError:  # the step itself will say what is wrong with its values
-            pass
         return self._seen.mask.text(message)
 
     def root(self, bound: Bound | None = None) -> Path:

@@ -20,8 +20,6 @@ from runner.engine.attempts import Attempts
 from runner.engine.evaluation import end_evaluations, evaluate
 from runner.engine.events import (
     ApprovalAsked,
-    ApprovalRefused,
-    Approved,
     ChildWaits,
     Ended,
     Event,
@@ -305,7 +303,7 @@ class Supervisor:
         effects: list[Effect] = []
         after = self._state.seq
         for fact in arrived:
-            if self._outdated(fact.event):
+            if plan.is_outdated(self._state, fact.event):
                 fact.settle(recorded=False)
                 continue
             self._record(fact.event, new)
@@ -366,22 +364,6 @@ class Supervisor:
     def note_child_waits(self, step: str, item: int | None, *, waits: bool) -> None:
         """The child run of a step waits for people, or goes on."""
         self._deliver(Fact(ChildWaits(self._parts.clock(), step, waits, item)))
-
-    def _outdated(self, event: Event) -> bool:
-        """What was evaluated comes too late if its step was cancelled; nobody is asked twice."""
-        match event:
-            case Prepared(step=None):
-                return self._state.outcome is not None
-            case Prepared(step=str(step)) | Judged(step=step):
-                return self._state.unit_of(step, event.item).final
-            case Approved() | ApprovalRefused():
-                return self._state.index.get(event.step) not in self._state.waiting
-            case ChildWaits():
-                unit = self._state.unit_of(event.step, event.item)
-                running = unit.status is StepStatus.RUNNING
-                return not running or unit.child_waits is event.waits
-            case _:
-                return False
 
     def _record(self, event: Event, new: list[Event]) -> None:
         apply(self._state, event)
